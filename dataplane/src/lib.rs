@@ -1,1 +1,5 @@
-//! Placeholder.
+//! The node daemon of Xylem: a registry mirror whose upstream is its parent in the tree.
+
+pub mod hops;
+pub mod link;
+pub mod ring;

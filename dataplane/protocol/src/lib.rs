@@ -1,1 +1,15 @@
-//! Placeholder.
+//! What Xylem's processes agree on: digests, names, limits, HTTP heads and the control stream. No I/O.
+
+pub mod digest;
+pub mod http;
+pub mod limits;
+pub mod names;
+
+pub use digest::Digest;
+
+/// Messages and stubs of `control.proto`.
+#[cfg(feature = "grpc")]
+#[expect(missing_docs, missing_debug_implementations, reason = "generated from control.proto")]
+pub mod pb {
+    tonic::include_proto!("xylem.control.v1");
+}

@@ -1,0 +1,88 @@
+//! HTTP/1.1 heads: what is asked of a node, and what a node is told by its upstream. Bodies never pass here.
+
+mod range;
+mod request;
+mod response;
+
+pub use range::{ByteRange, RangeError};
+pub use request::{Method, Request, Route};
+pub use response::{Answer, ResponseHead, error_body, reason};
+
+use crate::limits::{HEAD_MAX, HEADERS_MAX};
+
+/// The node that asks: its name.
+pub const HEADER_NODE: &str = "Xylem-Node";
+/// The tree that a request belongs to: digest of the image's manifest.
+pub const HEADER_IMAGE: &str = "Xylem-Image";
+/// The nodes that a request has passed, comma-separated; a node that finds itself answers 508.
+pub const HEADER_PATH: &str = "Xylem-Path";
+
+/// Why a head was refused, with the status that says so.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HeadError {
+    /// More than [`HEAD_MAX`] bytes without an end.
+    #[error("head is longer than {HEAD_MAX} bytes")]
+    TooLong,
+    /// More than [`HEADERS_MAX`] lines.
+    #[error("head has more than {HEADERS_MAX} header lines")]
+    TooMany,
+    /// Not HTTP/1.
+    #[error("not an HTTP/1.1 head")]
+    Syntax(#[source] httparse::Error),
+    /// A digest that is none.
+    #[error(transparent)]
+    Digest(#[from] crate::digest::DigestError),
+    /// A name that is none.
+    #[error(transparent)]
+    Name(#[from] crate::names::NameError),
+    /// A range that is none.
+    #[error(transparent)]
+    Range(#[from] RangeError),
+    /// A number that is none, or header lines that contradict each other.
+    #[error("header {0} is not valid")]
+    Header(&'static str),
+    /// A transfer coding; bodies come with their length here.
+    #[error("transfer codings are not supported, send a content-length")]
+    Coding,
+}
+
+impl HeadError {
+    /// Status of the answer.
+    pub const fn status(&self) -> u16 {
+        match self {
+            Self::TooLong | Self::TooMany => 431,
+            Self::Coding => 411,
+            Self::Range(RangeError::Multiple | RangeError::Unsatisfiable) => 416,
+            _ => 400,
+        }
+    }
+
+    /// Error code of the distribution specification.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Digest(_) => "DIGEST_INVALID",
+            Self::Name(_) => "NAME_INVALID",
+            Self::Range(_) => "RANGE_INVALID",
+            _ => "UNSUPPORTED",
+        }
+    }
+}
+
+impl From<httparse::Error> for HeadError {
+    fn from(error: httparse::Error) -> Self {
+        match error {
+            httparse::Error::TooManyHeaders => Self::TooMany,
+            other => Self::Syntax(other),
+        }
+    }
+}
+
+/// A whole head is not here yet: refuse it if it cannot become one.
+fn incomplete<T>(bytes: &[u8]) -> Result<Option<T>, HeadError> {
+    if bytes.len() >= HEAD_MAX as usize { Err(HeadError::TooLong) } else { Ok(None) }
+}
+
+/// A header's value as text; bytes above ASCII are refused.
+fn text<'a>(header: &httparse::Header<'a>, name: &'static str) -> Result<&'a str, HeadError> {
+    std::str::from_utf8(header.value).map(str::trim).map_err(|_| HeadError::Header(name))
+}

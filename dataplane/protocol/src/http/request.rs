@@ -1,0 +1,257 @@
+//! The head of a request to a node: what is asked, and the few header lines that a node looks at.
+
+use super::range::number;
+use super::{HEADER_IMAGE, HEADER_NODE, HEADER_PATH, HeadError, incomplete, text};
+use super::{ByteRange, HEADERS_MAX};
+use crate::Digest;
+use crate::limits::PATH_NODES_MAX;
+use crate::names::{Target, check_node, check_repository};
+
+/// Method of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// GET
+    Get,
+    /// HEAD
+    Head,
+    /// POST: the node's own API only.
+    Post,
+    /// Anything else: answered with 405.
+    Other,
+}
+
+/// What a path names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    /// `/v2/`
+    Ping,
+    /// `/v2/NAME/blobs/DIGEST`
+    Blob {
+        /// Repository.
+        repository: String,
+        /// The blob.
+        digest: Digest,
+    },
+    /// `/v2/NAME/manifests/TARGET`
+    Manifest {
+        /// Repository.
+        repository: String,
+        /// Tag or digest.
+        target: Target,
+    },
+    /// `/v2/NAME/tags/list`
+    Tags {
+        /// Repository.
+        repository: String,
+    },
+    /// Any other path, unparsed: the node's own API, or unknown.
+    Other(String),
+}
+
+/// A request's head.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// Method.
+    pub method: Method,
+    /// What the path names.
+    pub route: Route,
+    /// Query string, without `?`; empty if there is none.
+    pub query: String,
+    /// The one range asked for.
+    pub range: Option<ByteRange>,
+    /// All `Accept` lines joined by `, ` (podman sends six lines).
+    pub accept: String,
+    /// `Authorization`, passed on and never stored.
+    pub authorization: Option<String>,
+    /// Bytes of body that follow.
+    pub content_length: u64,
+    /// Whether the client keeps the connection.
+    pub keep_alive: bool,
+    /// Name of the asking node, if it is one.
+    pub node: Option<String>,
+    /// Tree that the request belongs to.
+    pub image: Option<Digest>,
+    /// Nodes that it has passed.
+    pub path: Vec<String>,
+}
+
+impl Request {
+    /// Parses a head from the start of `bytes`; `None` while its end is not here. Returns the head's length too.
+    ///
+    /// # Errors
+    /// [`HeadError`] with the status to answer with; the connection is to be closed after it.
+    pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, HeadError> {
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut head = httparse::Request::new(&mut headers);
+        let httparse::Status::Complete(length) = head.parse(bytes)? else {
+            return incomplete(bytes);
+        };
+        let target = head.path.unwrap_or_default();
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let mut request = Self {
+            method: match head.method.unwrap_or_default() {
+                "GET" => Method::Get,
+                "HEAD" => Method::Head,
+                "POST" => Method::Post,
+                _ => Method::Other,
+            },
+            route: route(path)?,
+            query: query.to_owned(),
+            range: None,
+            accept: String::new(),
+            authorization: None,
+            content_length: 0,
+            keep_alive: head.version == Some(1),
+            node: None,
+            image: None,
+            path: Vec::new(),
+        };
+        for header in head.headers.iter() {
+            request.take(header)?;
+        }
+        Ok(Some((request, length)))
+    }
+
+    fn take(&mut self, header: &httparse::Header<'_>) -> Result<(), HeadError> {
+        let is = |name: &str| header.name.eq_ignore_ascii_case(name);
+        if is("range") {
+            // A second line would be a list in disguise.
+            if self.range.is_some() {
+                return Err(super::RangeError::Multiple.into());
+            }
+            self.range = Some(ByteRange::parse(text(header, "range")?)?);
+        } else if is("accept") {
+            if !self.accept.is_empty() {
+                self.accept.push_str(", ");
+            }
+            self.accept.push_str(text(header, "accept")?);
+        } else if is("authorization") {
+            self.authorization = Some(text(header, "authorization")?.to_owned());
+        } else if is("content-length") {
+            let length = number(text(header, "content-length")?);
+            self.content_length = length.map_err(|_| HeadError::Header("content-length"))?;
+        } else if is("transfer-encoding") {
+            return Err(HeadError::Coding);
+        } else if is("connection") {
+            let value = text(header, "connection")?;
+            if value.eq_ignore_ascii_case("close") {
+                self.keep_alive = false;
+            } else if value.eq_ignore_ascii_case("keep-alive") {
+                self.keep_alive = true;
+            }
+        } else if is(HEADER_NODE) {
+            let name = text(header, HEADER_NODE)?;
+            check_node(name)?;
+            self.node = Some(name.to_owned());
+        } else if is(HEADER_IMAGE) {
+            self.image = Some(text(header, HEADER_IMAGE)?.parse()?);
+        } else if is(HEADER_PATH) {
+            for name in text(header, HEADER_PATH)?.split(',').map(str::trim) {
+                check_node(name)?;
+                self.path.push(name.to_owned());
+            }
+            if self.path.len() > PATH_NODES_MAX {
+                return Err(HeadError::Header(HEADER_PATH));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn route(path: &str) -> Result<Route, HeadError> {
+    let Some(rest) = path.strip_prefix("/v2") else { return Ok(Route::Other(path.to_owned())) };
+    if rest.is_empty() || rest == "/" {
+        return Ok(Route::Ping);
+    }
+    let Some(rest) = rest.strip_prefix('/') else { return Ok(Route::Other(path.to_owned())) };
+    if let Some((repository, digest)) = rest.rsplit_once("/blobs/") {
+        check_repository(repository)?;
+        return Ok(Route::Blob { repository: repository.to_owned(), digest: digest.parse()? });
+    }
+    if let Some((repository, target)) = rest.rsplit_once("/manifests/") {
+        check_repository(repository)?;
+        return Ok(Route::Manifest { repository: repository.to_owned(), target: target.parse()? });
+    }
+    if let Some(repository) = rest.strip_suffix("/tags/list") {
+        check_repository(repository)?;
+        return Ok(Route::Tags { repository: repository.to_owned() });
+    }
+    Ok(Route::Other(path.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::RangeError;
+    use super::*;
+
+    const ZERO: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
+
+    fn parse(head: &str) -> Result<Option<(Request, usize)>, HeadError> {
+        Request::parse(head.as_bytes())
+    }
+
+    #[test]
+    fn a_peer_asks_for_a_blob() {
+        let head = format!(
+            "GET /v2/a/b/blobs/{ZERO}?ns=r HTTP/1.1\r\nHost: n1\r\nRange: bytes=5-\r\n\
+             Xylem-Node: n2\r\nXylem-Image: {ZERO}\r\nXylem-Path: n3, n2\r\n\r\nrest"
+        );
+        let (request, length) = parse(&head).unwrap().unwrap();
+        assert_eq!(&head[length..], "rest");
+        let digest = ZERO.parse().unwrap();
+        assert_eq!(request.route, Route::Blob { repository: "a/b".into(), digest });
+        assert_eq!(request.range, Some(ByteRange::From(5)));
+        assert_eq!(request.node.as_deref(), Some("n2"));
+        assert_eq!(request.image, Some(digest));
+        assert_eq!(request.path, ["n3", "n2"]);
+        assert_eq!(request.query, "ns=r");
+        assert!(request.keep_alive);
+    }
+
+    #[test]
+    fn accept_lines_are_joined() {
+        let head = "GET /v2/a/manifests/latest HTTP/1.0\r\nAccept: x\r\naccept: y\r\n\r\n";
+        let (request, _) = parse(head).unwrap().unwrap();
+        assert_eq!(request.accept, "x, y");
+        assert!(!request.keep_alive, "HTTP/1.0 closes");
+    }
+
+    #[test]
+    fn unfinished_heads_wait_and_endless_ones_do_not() {
+        assert_eq!(parse("GET /v2/ HTTP/1.1\r\nHost: x\r\n"), Ok(None));
+        let endless = format!("GET /v2/ HTTP/1.1\r\nA: {}", "x".repeat(16 * 1024));
+        assert_eq!(parse(&endless), Err(HeadError::TooLong));
+        let many = format!("GET /v2/ HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(65));
+        assert_eq!(parse(&many), Err(HeadError::TooMany));
+    }
+
+    #[test]
+    fn bad_requests_get_their_status() {
+        for (line, status) in [
+            ("GET /v2/a/blobs/sha256:0 HTTP/1.1", 400),
+            ("GET /v2/A/blobs/x HTTP/1.1", 400),
+            ("GET /v2/a/../b/manifests/x HTTP/1.1", 400),
+            ("GET /v2/ HTTP/1.1\r\nRange: bytes=0-1,2-3", 416),
+            ("GET /v2/ HTTP/1.1\r\nRange: bytes=0-1\r\nRange: bytes=2-3", 416),
+            ("GET /v2/ HTTP/1.1\r\nRange: bytes=x", 400),
+            ("GET /v2/ HTTP/1.1\r\nTransfer-Encoding: chunked", 411),
+            ("GET /v2/ HTTP/1.1\r\nContent-Length: -1", 400),
+            ("\u{1}\u{2} nonsense", 400),
+        ] {
+            let error = parse(&format!("{line}\r\n\r\n")).unwrap_err();
+            assert_eq!(error.status(), status, "{line}: {error}");
+        }
+        let error: HeadError = RangeError::Syntax.into();
+        assert_eq!(error.code(), "RANGE_INVALID");
+    }
+
+    #[test]
+    fn other_paths() {
+        for path in ["/", "/metrics", "/v1/x", "/v2x", "/v2/a/uploads/"] {
+            let (request, _) = parse(&format!("GET {path} HTTP/1.1\r\n\r\n")).unwrap().unwrap();
+            assert_eq!(request.route, Route::Other(path.into()));
+        }
+        let (request, _) = parse("GET /v2 HTTP/1.1\r\n\r\n").unwrap().unwrap();
+        assert_eq!(request.route, Route::Ping);
+    }
+}

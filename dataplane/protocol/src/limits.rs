@@ -1,0 +1,110 @@
+//! Every bound on what one process may make another hold: lengths, counts, queues. Numbers only, no code.
+//!
+//! Sizes that the operator sets (`--memory`) are derived from these in `dataplane::ring::arena`.
+
+/// Bytes of a unit: the granule of the presence bitmap, of checksums and of striping (FaaSNet §3.5).
+pub const UNIT_BYTES: u32 = 512 * 1024;
+
+/// Bytes of a slot, the registered buffer that a block lives in between socket and disk.
+pub const SLOT_BYTES: u32 = 1024 * 1024;
+
+/// Most bytes asked of the socket by one receive; larger receives do not get cheaper.
+pub const RECV_MAX: u32 = UNIT_BYTES;
+
+/// Fewest and most slots in the pool: 2 MiB to 1 GiB of `--memory`.
+pub const SLOTS_MIN: u16 = 4;
+/// See [`SLOTS_MIN`].
+pub const SLOTS_MAX: u16 = 1024;
+
+/// Alignment of offsets, lengths and addresses for `O_DIRECT`, bytes.
+pub const DIRECT_ALIGN: u32 = 4096;
+
+/// Longest HTTP head accepted from a client, a peer or a registry, bytes.
+pub const HEAD_MAX: u32 = 16 * 1024;
+
+/// Most header lines in one head.
+pub const HEADERS_MAX: usize = 64;
+
+/// Longest request body that the node's own API accepts, bytes.
+pub const BODY_MAX: u32 = 16 * 1024;
+
+/// Largest manifest or index relayed, bytes (the distribution specification's recommended limit).
+pub const MANIFEST_MAX: u32 = 4 * 1024 * 1024;
+
+/// Largest answer that the cold half may give to one request, bytes.
+pub const ANSWER_MAX: u32 = MANIFEST_MAX + 64 * 1024;
+
+/// Largest blob, bytes: 1 TiB.
+pub const BLOB_MAX: u64 = 1 << 40;
+
+/// Most downstream connections of one node; the next one is closed at once.
+pub const CONNECTIONS_MAX: u16 = 12_000;
+
+/// Most blobs being fetched or waiting to be fetched at once.
+pub const FLOWS_MAX: u16 = 512;
+
+/// Most finished blobs open for reading at once.
+pub const OPEN_BLOBS_MAX: u16 = 1024;
+
+/// Most readers of one blob at once.
+pub const READERS_PER_BLOB_MAX: u16 = 4096;
+
+/// Most requests waiting for the cold half's answer.
+pub const PENDING_MAX: u16 = 4096;
+
+/// Messages in each queue between the hot and the cold half.
+pub const QUEUE_MAX: usize = 4096;
+
+/// Hash jobs in flight; one for each slot's two units suffices.
+pub const HASH_JOBS_MAX: usize = 2 * SLOTS_MAX as usize;
+
+/// Submission queue entries of the ring.
+pub const RING_ENTRIES: u32 = 1024;
+
+/// Longest repository name, bytes (distribution specification).
+pub const REPOSITORY_MAX: usize = 255;
+
+/// Longest tag, bytes (distribution specification).
+pub const TAG_MAX: usize = 128;
+
+/// Longest node name, bytes.
+pub const NODE_NAME_MAX: usize = 63;
+
+/// Most nodes in a `Xylem-Path` header.
+pub const PATH_NODES_MAX: usize = 32;
+
+/// Most alternatives that control names for one upstream.
+pub const UPSTREAMS_MAX: usize = 4;
+
+/// Most layers in one manifest.
+pub const LAYERS_MAX: usize = 4096;
+
+/// Without a byte from an upstream that should flow for this long, the next source is taken, ms.
+pub const STALL_MS: u64 = 700;
+
+/// Longest wait for a connection to a peer, ms.
+pub const CONNECT_PEER_MS: u64 = 300;
+
+/// Longest wait for a connection or the first byte of an answer of a registry, ms.
+pub const REGISTRY_ANSWER_MS: u64 = 15_000;
+
+/// How long a client may take to send a whole head, ms.
+pub const HEAD_WAIT_MS: u64 = 15_000;
+
+/// How long an idle keep-alive connection is kept, ms.
+pub const IDLE_MS: u64 = 120_000;
+
+/// Period of the ring thread's tick, ms: watchdogs and hop samples hang on it.
+pub const TICK_MS: u64 = 100;
+
+const _: () = {
+    assert!(SLOT_BYTES.is_multiple_of(UNIT_BYTES));
+    assert!(UNIT_BYTES.is_multiple_of(DIRECT_ALIGN));
+    assert!(RECV_MAX <= SLOT_BYTES);
+    assert!(HEADERS_MAX <= HEAD_MAX as usize);
+    assert!(ANSWER_MAX > MANIFEST_MAX);
+    assert!(STALL_MS > 2 * TICK_MS, "a watchdog finer than its clock");
+    assert!(STALL_MS + CONNECT_PEER_MS < 1100, "a silent parent costs about a second");
+    assert!(QUEUE_MAX >= FLOWS_MAX as usize + PENDING_MAX as usize / 2);
+    assert!(BLOB_MAX / UNIT_BYTES as u64 <= u32::MAX as u64);
+};

@@ -1,0 +1,1 @@
+//! The relay: a pure state machine from events to actions.
