@@ -2,4 +2,5 @@
 
 pub mod hops;
 pub mod link;
+pub mod relay;
 pub mod ring;

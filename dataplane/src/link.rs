@@ -355,10 +355,7 @@ pub fn pair() -> std::io::Result<(HotEnd, ColdEnd)> {
         from_cold,
         bell: hot_bell.clone(),
     };
-    let cold = ColdEnd {
-        to_hot: Outbox { queue: hot_queue, bell: hot_bell },
-        from_hot,
-        bell: cold_bell,
-    };
+    let cold =
+        ColdEnd { to_hot: Outbox { queue: hot_queue, bell: hot_bell }, from_hot, bell: cold_bell };
     Ok((hot, cold))
 }

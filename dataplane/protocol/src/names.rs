@@ -117,7 +117,8 @@ impl FromStr for Reference {
 
     fn from_str(text: &str) -> Result<Self, NameError> {
         let (registry, rest) = text.split_once('/').ok_or(NameError::Registry)?;
-        let host_char = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'[' | b']');
+        let host_char =
+            |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'[' | b']');
         if registry.is_empty() || !registry.bytes().all(host_char) {
             return Err(NameError::Registry);
         }
@@ -152,7 +153,8 @@ mod tests {
             assert_eq!(check_repository(good), Ok(()), "{good}");
         }
         let long = "a".repeat(256);
-        for bad in ["", "/", "a/", "/a", "A", "a..b", "a/../b", "-a", "a-", "a___b", "a%2fb", &long] {
+        for bad in ["", "/", "a/", "/a", "A", "a..b", "a/../b", "-a", "a-", "a___b", "a%2fb", &long]
+        {
             assert_eq!(check_repository(bad), Err(NameError::Repository), "{bad}");
         }
     }

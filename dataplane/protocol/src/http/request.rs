@@ -1,8 +1,8 @@
 //! The head of a request to a node: what is asked, and the few header lines that a node looks at.
 
 use super::range::number;
-use super::{HEADER_IMAGE, HEADER_NODE, HEADER_PATH, HeadError, incomplete, text};
 use super::{ByteRange, HEADERS_MAX};
+use super::{HEADER_IMAGE, HEADER_NODE, HEADER_PATH, HeadError, incomplete, text};
 use crate::Digest;
 use crate::limits::PATH_NODES_MAX;
 use crate::names::{Target, check_node, check_repository};

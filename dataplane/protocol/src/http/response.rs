@@ -216,9 +216,8 @@ mod tests {
         assert_eq!(whole.blob_size_from(4), None, "an upstream that ignores the range");
         let short = parse("HTTP/1.1 206 P\r\nContent-Range: bytes 4-7/10\r\n\r\n");
         assert_eq!(short.blob_size_from(4), None, "a part that stops early");
-        let lie = parse(
-            "HTTP/1.1 206 P\r\nContent-Length: 3\r\nContent-Range: bytes 4-9/10\r\n\r\n",
-        );
+        let lie =
+            parse("HTTP/1.1 206 P\r\nContent-Length: 3\r\nContent-Range: bytes 4-9/10\r\n\r\n");
         assert_eq!(lie.blob_size_from(4), None);
         let chunked = parse("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
         assert_eq!(chunked.blob_size_from(0), None);

@@ -1,0 +1,161 @@
+//! Between a flow and its readers: who is live and pins what, who falls behind, who is stuck.
+//!
+//! A live reader holds every slot from its position on. When a flow stands still for want of a slot, the readers that
+//! pin its oldest one give up their hold and are served from the file (*behind*) until they meet the window again. A
+//! reader that is merely a little late is left to back-pressure: the file costs a read of the disk for every byte.
+
+use super::flow::Phase;
+use super::reader::{Mode, Operation};
+use super::{Action, FlowId, ReaderId, Reason, Relay};
+
+/// Ticks for which a flow stands in the queue for a slot before its slowest readers are taken off it.
+const STARVED_TICKS_MAX: u32 = 2;
+
+/// A flow that lets go of this many slots in a tick has no slow reader: 250 MB/s at ticks of 25 ms. Above that, reading
+/// the file again costs more than waiting.
+const FREED_PER_TICK: u32 = 6;
+
+/// Ticks for which a send from a reader's own slot may be in flight while others wait for one.
+const STUCK_TICKS_MAX: u32 = 2;
+
+impl Relay {
+    /// Feeds the readers at the edge: new bytes are here.
+    pub(super) fn pump_live(&mut self, id: FlowId, actions: &mut Vec<Action>) {
+        let count = self.flow(id).readers.len();
+        // Backwards: one that is done is replaced by the last.
+        for index in (0..count).rev() {
+            let reader = self.flow(id).readers[index];
+            if self.reader(reader).mode == Mode::Live {
+                self.pump(reader, actions);
+            }
+        }
+    }
+
+    /// Feeds all readers: the last byte may go.
+    pub(super) fn pump_all(&mut self, id: FlowId, actions: &mut Vec<Action>) {
+        let count = self.flow(id).readers.len();
+        for index in (0..count).rev() {
+            let reader = self.flow(id).readers[index];
+            self.pump(reader, actions);
+        }
+    }
+
+    /// Puts a reader that has met the window to the edge.
+    pub(super) fn go_live(&mut self, id: ReaderId) {
+        let reader = self.reader_mut(id);
+        debug_assert!(reader.own.is_none() && reader.mode == Mode::Behind);
+        reader.mode = Mode::Live;
+        let flow = reader.flow;
+        self.flow_mut(flow).live += 1;
+        self.change_pins(id, |pins| pins + 1);
+    }
+
+    /// Takes a reader off the edge; it has nothing in flight.
+    pub(super) fn detach(&mut self, id: ReaderId) {
+        self.unpin(id);
+        self.reader_mut(id).mode = Mode::Behind;
+        self.totals.detached += 1;
+    }
+
+    /// Lets go of every slot that a live reader holds.
+    pub(super) fn unpin(&mut self, id: ReaderId) {
+        let flow = self.reader(id).flow;
+        self.flow_mut(flow).live -= 1;
+        self.change_pins(id, |pins| pins - 1);
+    }
+
+    /// Applies to every slot from the reader's position on.
+    fn change_pins(&mut self, id: ReaderId, change: impl Fn(u32) -> u32) {
+        let reader = self.reader(id);
+        let position = reader.position;
+        let flow = self.flows[usize::from(reader.flow.0)].as_ref().expect("an open flow");
+        for &slot in flow.window.iter().rev() {
+            let held = self.pool.held_mut(slot);
+            // Its end when full: a slot being filled is pinned by all.
+            if held.end() + u64::from(held.room()) <= position {
+                break;
+            }
+            held.pins = change(held.pins);
+        }
+    }
+
+    /// Ends all readers of a flow that failed.
+    pub(super) fn cut_readers(&mut self, id: FlowId, actions: &mut Vec<Action>) {
+        let count = self.flow(id).readers.len();
+        for index in (0..count).rev() {
+            let reader = self.flow(id).readers[index];
+            self.close_and_cancel(reader, Reason::Flow, actions);
+            self.pump(reader, actions);
+            if self.flows[usize::from(id.0)].is_none() {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn tick(&mut self, actions: &mut Vec<Action>) {
+        let mut starved = false;
+        for &id in &self.active {
+            let flow = self.flows[usize::from(id.0)].as_mut().expect("an active flow");
+            flow.starved_ticks = if flow.claiming { flow.starved_ticks + 1 } else { 0 };
+            starved |= flow.starved_ticks >= STARVED_TICKS_MAX;
+        }
+        if starved {
+            self.detach_slow(actions);
+        }
+        for flow in self.flows.iter_mut().flatten() {
+            flow.freed = 0;
+        }
+        if !self.pool.reader_claims.is_empty() {
+            self.reclaim_stuck(actions);
+        }
+    }
+
+    /// Some flow stands still: whoever pins the oldest slot of any flow lets go of it.
+    fn detach_slow(&mut self, actions: &mut Vec<Action>) {
+        for index in (0..self.active.len()).rev() {
+            let Some(&id) = self.active.get(index) else { continue };
+            let flow = self.flow(id);
+            let Some(&front) = flow.window.front() else { continue };
+            let held = self.pool.held(front);
+            let pinned_only = held.stored && flow.hashed >= held.end() && held.pins > 0;
+            if !pinned_only || flow.freed >= FREED_PER_TICK {
+                continue;
+            }
+            let passed = held.end();
+            for index in (0..self.flow(id).readers.len()).rev() {
+                let reader_id = self.flow(id).readers[index];
+                let reader = self.reader(reader_id);
+                if reader.mode != Mode::Live || reader.position >= passed {
+                    continue;
+                }
+                if reader.operation == Operation::None {
+                    self.detach(reader_id);
+                    self.pump(reader_id, actions);
+                } else {
+                    self.cancel_send(reader_id, actions);
+                }
+            }
+            self.release(id, actions);
+        }
+    }
+
+    /// Readers wait for a slot: those whose own slot has not moved give it back.
+    fn reclaim_stuck(&mut self, actions: &mut Vec<Action>) {
+        for index in 0..self.readers.len() {
+            let Some(reader) = self.readers[index].as_mut() else { continue };
+            if reader.own.is_none() || !matches!(reader.operation, Operation::Send { .. }) {
+                continue;
+            }
+            reader.ticks += 1;
+            if reader.ticks >= STUCK_TICKS_MAX {
+                let index = u16::try_from(index).expect("an id");
+                self.cancel_send(ReaderId(index), actions);
+            }
+        }
+    }
+
+    /// Whether a flow still takes part: for the driver's watchdogs.
+    pub fn is_waiting_for_source(&self, id: FlowId) -> bool {
+        matches!(self.flow(id).phase, Phase::Connecting)
+    }
+}
