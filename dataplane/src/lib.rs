@@ -1,5 +1,6 @@
 //! The node daemon of Xylem: a registry mirror whose upstream is its parent in the tree.
 
+pub mod driver;
 pub mod hops;
 pub mod link;
 pub mod relay;

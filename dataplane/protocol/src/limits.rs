@@ -58,6 +58,9 @@ pub const QUEUE_MAX: usize = 4096;
 /// Hash jobs in flight; one for each slot's two units suffices.
 pub const HASH_JOBS_MAX: usize = 2 * SLOTS_MAX as usize;
 
+/// Latencies noted for one connection, and connections closed, between two reports.
+pub const SAMPLES_MAX: usize = 4096;
+
 /// Submission queue entries of the ring.
 pub const RING_ENTRIES: u32 = 1024;
 
@@ -79,14 +82,20 @@ pub const UPSTREAMS_MAX: usize = 4;
 /// Most layers in one manifest.
 pub const LAYERS_MAX: usize = 4096;
 
-/// Without a byte from an upstream that should flow for this long, the next source is taken, ms.
-pub const STALL_MS: u64 = 700;
+/// A peer whose body should flow and that sends nothing for this long is left for the next source, ms.
+pub const STALL_MS: u64 = 3_000;
 
-/// Longest wait for a connection to a peer, ms.
-pub const CONNECT_PEER_MS: u64 = 300;
+/// Longest wait for a connection, ms.
+pub const CONNECT_MS: u64 = 1_000;
 
-/// Longest wait for a connection or the first byte of an answer of a registry, ms.
+/// Longest wait for the head of a peer's answer, ms: it may have to wait for its own upstream.
+pub const PEER_ANSWER_MS: u64 = 10_000;
+
+/// Longest silence of a registry, ms.
 pub const REGISTRY_ANSWER_MS: u64 = 15_000;
+
+/// Most upstream connections kept for the next blob.
+pub const IDLE_UPLINKS_MAX: usize = 16;
 
 /// How long a client may take to send a whole head, ms.
 pub const HEAD_WAIT_MS: u64 = 15_000;
@@ -95,7 +104,7 @@ pub const HEAD_WAIT_MS: u64 = 15_000;
 pub const IDLE_MS: u64 = 120_000;
 
 /// Period of the ring thread's tick, ms: watchdogs and hop samples hang on it.
-pub const TICK_MS: u64 = 100;
+pub const TICK_MS: u64 = 25;
 
 const _: () = {
     assert!(SLOT_BYTES.is_multiple_of(UNIT_BYTES));
@@ -104,7 +113,7 @@ const _: () = {
     assert!(HEADERS_MAX <= HEAD_MAX as usize);
     assert!(ANSWER_MAX > MANIFEST_MAX);
     assert!(STALL_MS > 2 * TICK_MS, "a watchdog finer than its clock");
-    assert!(STALL_MS + CONNECT_PEER_MS < 1100, "a silent parent costs about a second");
+    assert!(STALL_MS < PEER_ANSWER_MS && PEER_ANSWER_MS < REGISTRY_ANSWER_MS);
     assert!(QUEUE_MAX >= FLOWS_MAX as usize + PENDING_MAX as usize / 2);
     assert!(BLOB_MAX / UNIT_BYTES as u64 <= u32::MAX as u64);
 };

@@ -368,6 +368,16 @@ impl Relay {
         self.flow(flow).claiming
     }
 
+    /// Whether a flow was given up and only ends.
+    pub fn is_abandoned(&self, flow: FlowId) -> bool {
+        self.flow(flow).phase == flow::Phase::Abandoned
+    }
+
+    /// Length of the write that was issued for a slot, before any padding.
+    pub fn write_bytes(&self, slot: Slot) -> u32 {
+        self.pool.held(slot).filled
+    }
+
     /// Slots in use.
     pub fn slots_used(&self) -> u32 {
         self.pool.used()

@@ -5,6 +5,7 @@
 
 use xylem_protocol::limits::{DIRECT_ALIGN, SLOT_BYTES};
 
+use super::flow::Phase;
 use super::pool::Held;
 use super::{Action, FlowId, ReaderId, Reason, Relay, put};
 use crate::ring::Slot;
@@ -64,6 +65,10 @@ impl Relay {
         end: u64,
         actions: &mut Vec<Action>,
     ) {
+        // A flow that failed while this reader's head was on its way.
+        if matches!(self.flow(flow).phase, Phase::Abandoned | Phase::Wrong) {
+            return actions.push(Action::Cut { reader: id, reason: Reason::Flow });
+        }
         let size = self.flow(flow).size.expect("a reader of a blob of known size");
         assert!(start <= end && end <= size, "a range beyond the blob");
         let reader = Reader {

@@ -120,6 +120,11 @@ impl Arena {
             .collect()
     }
 
+    /// Keeps the memory for ever: the kernel may still write to it.
+    pub(super) fn leak(&self) {
+        std::mem::forget(self.mapping.clone());
+    }
+
     /// Lends a part of a slot to another thread for writing.
     ///
     /// The caller (the relay, by an [`crate::relay::Action::Recv`] on a cold flow) has the only claim to these bytes

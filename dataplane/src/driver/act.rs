@@ -1,0 +1,228 @@
+//! The relay's actions, one arm each: submissions, jobs for the hash thread, messages to the cold half.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use sha2::{Digest as _, Sha256};
+use xylem_protocol::Digest;
+use xylem_protocol::limits::{DIRECT_ALIGN, UNIT_BYTES};
+
+use super::conns::State;
+use super::fetch::Phase;
+use super::hasher::Hashed;
+use super::{Driver, conn_token, flow_token};
+use crate::link::{Source, ToCold};
+use crate::relay::{Action, Event, FlowId, ReaderId, Reason};
+use crate::ring::Slot;
+use crate::ring::token::Kind;
+
+impl Driver {
+    pub(super) fn act(&mut self, action: Action) {
+        match action {
+            Action::Connect { flow, at } => {
+                if let Some(entry) = self.flows.get_mut(flow.0) {
+                    entry.turn = Some(at);
+                }
+                self.connect(flow.0);
+            }
+            Action::Recv { flow, slot, offset, bytes, at } => {
+                self.receive(flow, slot, offset, bytes, at);
+            }
+            Action::CancelRecv { flow } => {
+                // The cold half gives a lent slot back by itself.
+                if let Some(slot) = self.flows.get(flow.0).filter(|f| !f.lent).map(|f| f.receiving)
+                {
+                    let token = flow_token(Kind::Receive, &self.flows, flow.0);
+                    self.ring.cancel(token.with_slot(slot));
+                }
+            }
+            Action::Write { flow, slot, offset, bytes, at } => {
+                self.write(flow, slot, offset, bytes, at);
+            }
+            Action::Hash { flow, slot, offset, bytes, at: _ } => {
+                if self.settings.verify {
+                    self.hasher.hash(flow, slot, self.ring.arena().view(slot, offset, bytes));
+                } else {
+                    self.happen(Event::Hashed { flow, slot, bytes });
+                }
+            }
+            Action::Finalize { flow } => {
+                if self.settings.verify {
+                    self.hasher.finish(flow);
+                } else {
+                    self.happen(Event::Finalized { flow, matches: true });
+                }
+            }
+            Action::Stored { flow } => self.stored(flow),
+            Action::Send { reader, slot, offset, bytes, at: _ } => {
+                let token = self.conn_op(Kind::Body, reader.0).with_slot(slot);
+                let Some(conn) = self.conns.get_mut(reader.0) else { return };
+                conn.sending = Some((slot, offset, bytes));
+                self.ring.send(conn.fd.as_fd(), slot, offset, bytes, token);
+            }
+            Action::CancelSend { reader } => self.cancel_send(reader),
+            Action::AwaitWritable { reader } => {
+                let token = self.conn_op(Kind::Writable, reader.0);
+                let Some(conn) = self.conns.get(reader.0) else { return };
+                self.ring.await_writable(conn.fd.as_fd(), token);
+            }
+            Action::Read { reader, flow, slot, at, bytes } => {
+                let token = self.conn_op(Kind::FileRead, reader.0).with_slot(slot);
+                if let Some(conn) = self.conns.get_mut(reader.0) {
+                    conn.own_slot = Some(slot);
+                }
+                let file = self.flows.get(flow.0).and_then(|flow| flow.file.as_ref());
+                let Some(file) = file else { return };
+                self.ring.read(file.as_fd(), slot, bytes, at, token);
+            }
+            Action::Done { reader } => self.next_request(reader.0),
+            Action::Cut { reader, reason } => self.cut(reader, reason),
+            Action::Closed { flow } => self.closed(flow),
+        }
+    }
+
+    fn receive(&mut self, flow: FlowId, slot: Slot, offset: u32, bytes: u32, at: u64) {
+        let Some(entry) = self.flows.get_mut(flow.0) else { return };
+        entry.receiving = slot;
+        if let Some(Source::Cold { .. }) = entry.source {
+            entry.lent = true;
+            let (digest, attempt) = (entry.digest, entry.attempt);
+            let lease = self.ring.arena().lease(slot, offset, bytes);
+            return self.tell(ToCold::Fill { digest, attempt, at, lease });
+        }
+        let now = self.now;
+        let token = self.flow_op(Kind::Receive, flow.0).with_slot(slot);
+        let uplink = self.flows.get_mut(flow.0).and_then(|entry| entry.uplink.as_mut());
+        let Some(uplink) = uplink else { return };
+        uplink.traffic.wanted(now);
+        self.ring.receive(uplink.fd.as_fd(), slot, offset, bytes, token);
+    }
+
+    fn write(&mut self, flow: FlowId, slot: Slot, offset: u32, bytes: u32, at: u64) {
+        let token = self.flow_op(Kind::Write, flow.0).with_slot(slot);
+        let Some(entry) = self.flows.get(flow.0) else { return };
+        let Some(file) = &entry.file else { return };
+        // The tail of a blob is padded; the file is cut to its size when it is committed.
+        let align = if entry.direct { DIRECT_ALIGN } else { 1 };
+        let length = bytes.next_multiple_of(align);
+        self.ring.write(file.as_fd(), slot, offset, length, at, token);
+    }
+
+    pub(super) fn wrote(&mut self, index: u16, slot: Slot, outcome: io::Result<u32>) {
+        let flow = FlowId(index);
+        let expected = self.relay.write_bytes(slot);
+        let error = match outcome {
+            // A tail is padded to the file's alignment.
+            Ok(bytes) if bytes >= expected => {
+                return self.happen(Event::Written { flow, slot });
+            }
+            // A disk that is full in the middle of a write says so only at the next.
+            Ok(_) => io::Error::from_raw_os_error(libc::ENOSPC),
+            Err(error) => error,
+        };
+        self.store_failed(index, error);
+        self.happen(Event::WriteFailed { flow, slot });
+    }
+
+    /// The disk refused: those who wait and the cold half are told. The flow's end is the relay's business.
+    pub(super) fn store_failed(&mut self, index: u16, cause: io::Error) {
+        let Some(flow) = self.flows.get(index) else { return };
+        // Told once; other writes of the same flow fail as well.
+        if flow.phase != Phase::Open || self.relay.is_abandoned(FlowId(index)) {
+            return;
+        }
+        let digest = flow.digest;
+        let message = format!("cannot store {digest}: {cause}; free space in the node's store");
+        self.by_digest.remove(&digest);
+        self.refuse_waiters(index, 507, "UNKNOWN", &message);
+        self.tell(ToCold::StoreFailed { digest, cause });
+    }
+
+    fn cancel_send(&mut self, reader: ReaderId) {
+        let Some(conn) = self.conns.get(reader.0) else { return };
+        let slot = conn.sending.map_or(Slot(0), |(slot, ..)| slot);
+        self.ring.cancel(conn_token(Kind::Body, &self.conns, reader.0).with_slot(slot));
+    }
+
+    fn cut(&mut self, reader: ReaderId, reason: Reason) {
+        if reason == Reason::File {
+            tracing::error!("a blob in the store is shorter than it was: its readers are cut off");
+        }
+        if let Some(conn) = self.conns.get_mut(reader.0) {
+            conn.state = State::Answering;
+        }
+        self.close_conn(reader.0);
+    }
+
+    fn stored(&mut self, flow: FlowId) {
+        let Some(entry) = self.flows.get_mut(flow.0) else { return };
+        entry.complete = true;
+        entry.source = None;
+        let (digest, size) = (entry.digest, entry.size.unwrap_or(0));
+        self.tell(ToCold::Stored { digest, size });
+    }
+
+    fn closed(&mut self, flow: FlowId) {
+        let Some(entry) = self.flows.get_mut(flow.0) else { return };
+        entry.phase = Phase::Closing;
+        let digest = entry.digest;
+        if self.by_digest.get(&digest) == Some(&flow.0) {
+            self.by_digest.remove(&digest);
+        }
+        self.cancel_uplink(flow.0);
+        self.free_flow_if_idle(flow.0);
+    }
+
+    /// An answer of the hash thread.
+    pub(super) fn hashed(&mut self, hashed: Hashed) {
+        match hashed {
+            Hashed::Part { flow, slot, bytes, crc } => {
+                if let Some(entry) = self.flows.get_mut(flow.0) {
+                    entry.units.1.push(crc);
+                }
+                self.happen(Event::Hashed { flow, slot, bytes });
+            }
+            Hashed::Whole { flow, digest } => self.finalized(flow, digest),
+        }
+    }
+
+    fn finalized(&mut self, flow: FlowId, actual: Digest) {
+        let Some(entry) = self.flows.get(flow.0) else { return };
+        let (digest, attempt) = (entry.digest, entry.attempt);
+        let matches = actual == digest;
+        self.happen(Event::Finalized { flow, matches });
+        if !matches {
+            tracing::warn!(expected = %digest, %actual, "wrong digest");
+            self.tell(ToCold::Mismatch { digest, attempt, actual });
+        }
+    }
+
+    /// Sends the checksums of new units to be recorded.
+    pub(super) fn tell_units(&mut self, index: u16) {
+        let Some(flow) = self.flows.get_mut(index) else { return };
+        if flow.units.1.is_empty() || flow.complete {
+            return;
+        }
+        let first = flow.units.0;
+        let crc = std::mem::take(&mut flow.units.1);
+        // A blob has at most BLOB_MAX / UNIT_BYTES units, a u32.
+        flow.units.0 += crc.len() as u32;
+        let digest = flow.digest;
+        self.tell(ToCold::Units { digest, first, crc });
+    }
+
+    /// A flow begins, or begins anew, with what its file holds.
+    pub(super) fn begin_hash(&mut self, index: u16, bytes: u64, hasher: Sha256) {
+        if let Some(flow) = self.flows.get_mut(index) {
+            let first = u32::try_from(bytes / u64::from(UNIT_BYTES)).unwrap_or(u32::MAX);
+            flow.units = (first, Vec::new());
+        }
+        if self.settings.verify {
+            self.hasher.begin(FlowId(index), hasher);
+        }
+    }
+
+    pub(super) fn begin_hash_anew(&mut self, index: u16) {
+        self.begin_hash(index, 0, Sha256::new());
+    }
+}

@@ -1,0 +1,443 @@
+//! Downstream: connections of children, runtimes and anybody with `curl`. A connection reads one request at a time;
+//! blobs are answered here, everything else is asked of the cold half.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use xylem_protocol::Digest;
+use xylem_protocol::http::{Answer, ByteRange, HeadError, Method, Request, Route, error_body};
+use xylem_protocol::limits::{BODY_MAX, HEAD_MAX, HEAD_WAIT_MS, IDLE_MS, READERS_PER_BLOB_MAX};
+
+use super::fetch::{Flow, Phase};
+use super::meter::Traffic;
+use super::{Driver, conn_token};
+use crate::link::{Ticket, ToCold};
+use crate::relay::{Event, FlowId, ReaderId};
+use crate::ring::token::Kind;
+use crate::ring::{Completion, Ring, Slot, socket};
+
+const BLOB_TYPE: &str = "application/octet-stream";
+const JSON_TYPE: &str = "application/json";
+
+/// Where a connection stands.
+#[derive(Debug)]
+pub(super) enum State {
+    /// Waits for a request, or for the rest of one.
+    Reading,
+    /// The cold half was asked; for a HEAD the answer has no body.
+    Asking,
+    /// Waits for a blob whose size is not known yet.
+    Waiting { flow: u16, request: Box<Request> },
+    /// The response's head is being sent; then these bytes follow.
+    Heading { flow: u16, start: u64, end: u64 },
+    /// The relay feeds it.
+    Streaming,
+    /// A whole answer is being sent.
+    Answering,
+    /// Nothing more; it is closed when nothing is in flight.
+    Closing,
+}
+
+/// A downstream connection.
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) fd: OwnedFd,
+    pub(super) state: State,
+    /// Bytes received and not yet understood.
+    head: Vec<u8>,
+    keep_alive: bool,
+    /// Operations in flight.
+    operations: u16,
+    /// Since when it stands where it stands.
+    since: Instant,
+    /// What of a body is being sent: slot, offset, bytes.
+    pub(super) sending: Option<(Slot, u32, u32)>,
+    /// The slot that its reader reads the file into.
+    pub(super) own_slot: Option<Slot>,
+    pub(super) traffic: Traffic,
+}
+
+impl Conn {
+    /// Whether something moves or is waited for.
+    pub(super) fn is_busy(&self) -> bool {
+        !matches!(self.state, State::Reading)
+    }
+}
+
+impl Driver {
+    pub(super) fn accepted(&mut self, completion: &Completion) {
+        match Ring::accepted(completion) {
+            Ok(fd) => self.welcome(fd),
+            Err(error) => tracing::warn!(%error, "cannot accept a connection"),
+        }
+        if !completion.more {
+            let token = crate::ring::token::Token::single(Kind::Accept);
+            self.ring.accept(self.listener.as_fd(), token);
+        }
+    }
+
+    fn welcome(&mut self, fd: OwnedFd) {
+        // Refused only by something that is no TCP socket.
+        let _ = socket::no_delay(fd.as_fd());
+        let conn = Conn {
+            traffic: Traffic::new(socket::cookie(fd.as_fd())),
+            fd,
+            state: State::Reading,
+            head: Vec::new(),
+            keep_alive: true,
+            operations: 0,
+            since: self.now,
+            sending: None,
+            own_slot: None,
+        };
+        // A full table closes the connection: the client's own fallback is next.
+        if let Ok(index) = self.conns.insert(conn) {
+            self.read_request(index);
+        }
+    }
+
+    /// Counts an operation of a connection, and gives its token.
+    pub(super) fn conn_op(&mut self, kind: Kind, index: u16) -> crate::ring::token::Token {
+        if let Some(conn) = self.conns.get_mut(index) {
+            conn.operations += 1;
+        }
+        conn_token(kind, &self.conns, index)
+    }
+
+    fn read_request(&mut self, index: u16) {
+        let token = self.conn_op(Kind::RequestHead, index);
+        let Some(conn) = self.conns.get(index) else { return };
+        self.ring.receive_head(conn.fd.as_fd(), HEAD_MAX, false, token);
+    }
+
+    pub(super) fn conn_completed(&mut self, kind: Kind, index: u16, completion: &Completion) {
+        let outcome = completion.outcome();
+        let Some(conn) = self.conns.get_mut(index) else { return };
+        conn.operations -= 1;
+        match kind {
+            Kind::RequestHead => {
+                let mut head = std::mem::take(&mut conn.head);
+                self.ring.take_head(completion, &mut head);
+                self.request_bytes(index, head, outcome);
+            }
+            Kind::Answer => self.answer_sent(index, outcome),
+            Kind::Body => self.body_sent(index, outcome),
+            Kind::Writable => {
+                if matches!(conn.state, State::Streaming) {
+                    self.happen(Event::Writable { reader: ReaderId(index) });
+                }
+            }
+            _ => {
+                let reader = ReaderId(index);
+                self.happen(match outcome {
+                    Ok(bytes) => Event::FileRead { reader, bytes },
+                    Err(error) => {
+                        tracing::error!(%error, "cannot read a blob from the store");
+                        Event::FileReadFailed { reader }
+                    }
+                });
+            }
+        }
+        self.free_conn_if_idle(index);
+    }
+
+    fn free_conn_if_idle(&mut self, index: u16) {
+        let Some(conn) = self.conns.get(index) else { return };
+        if matches!(conn.state, State::Closing) && conn.operations == 0 {
+            self.meter_closed_conn(index);
+            self.conns.remove(index);
+        }
+    }
+
+    fn request_bytes(&mut self, index: u16, head: Vec<u8>, outcome: std::io::Result<u32>) {
+        let Some(conn) = self.conns.get_mut(index) else { return };
+        conn.head = head;
+        match outcome {
+            Ok(0) => self.close_conn(index),
+            Ok(_) if matches!(conn.state, State::Closing) => {}
+            Ok(_) => self.parse_request(index),
+            // All head buffers were taken at once: they are back by now.
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.read_request(index),
+            Err(_) => self.close_conn(index),
+        }
+    }
+
+    /// Looks for a request in what was received.
+    pub(super) fn parse_request(&mut self, index: u16) {
+        let Some(conn) = self.conns.get_mut(index) else { return };
+        let (request, length) = match Request::parse(&conn.head) {
+            Ok(Some(found)) => found,
+            Ok(None) => return self.read_request(index),
+            Err(error) => return self.refuse_request(index, &error),
+        };
+        if request.content_length > u64::from(BODY_MAX) {
+            let message = format!("request bodies are limited to {BODY_MAX} bytes");
+            conn.keep_alive = false;
+            return self.answer_error(index, 413, "SIZE_INVALID", &message);
+        }
+        // At most HEAD_MAX + BODY_MAX.
+        let whole = length + request.content_length as usize;
+        if conn.head.len() < whole {
+            return self.read_request(index);
+        }
+        let body = conn.head[length..whole].to_vec();
+        conn.head.drain(..whole);
+        conn.keep_alive = request.keep_alive;
+        conn.since = self.now;
+        if conn.traffic.peer.is_none() {
+            conn.traffic.peer = request.node.as_deref().map(Arc::from);
+        }
+        self.route(index, Box::new(request), body);
+    }
+
+    fn refuse_request(&mut self, index: u16, error: &HeadError) {
+        if let Some(conn) = self.conns.get_mut(index) {
+            conn.keep_alive = false;
+            conn.head = Vec::new();
+        }
+        self.answer_error(index, error.status(), error.code(), &chain(error));
+    }
+
+    fn route(&mut self, index: u16, request: Box<Request>, body: Vec<u8>) {
+        let digest = match (&request.route, request.method) {
+            (Route::Blob { digest, .. }, Method::Get) => *digest,
+            // A HEAD is answered here if the size is known, otherwise by who can ask for it.
+            (Route::Blob { digest, .. }, Method::Head) if self.size_of(digest).is_some() => *digest,
+            _ => {
+                let Some(conn) = self.conns.get_mut(index) else { return };
+                conn.state = State::Asking;
+                let generation = self.conns.generation(index);
+                let ticket = Ticket(u64::from(generation) << 16 | u64::from(index));
+                return self.tell(ToCold::Ask { ticket, request, body });
+            }
+        };
+        let Some(flow) = self.find_or_want(&digest, &request) else {
+            let message = "too many blobs are being fetched; try again";
+            return self.answer_error(index, 503, "TOOMANYREQUESTS", message);
+        };
+        let known = self.flows.get(flow).and_then(|flow| flow.size);
+        match known {
+            Some(size) => self.answer_blob(index, flow, size, &request),
+            None => {
+                let generation = self.conns.generation(index);
+                if let Some(flow) = self.flows.get_mut(flow) {
+                    flow.waiters.push((index, generation));
+                }
+                if let Some(conn) = self.conns.get_mut(index) {
+                    conn.state = State::Waiting { flow, request };
+                }
+            }
+        }
+    }
+
+    fn size_of(&self, digest: &Digest) -> Option<u64> {
+        self.flows.get(*self.by_digest.get(digest)?)?.size
+    }
+
+    /// The flow of a blob; a new one, and a question to the cold half, if there is none.
+    fn find_or_want(&mut self, digest: &Digest, request: &Request) -> Option<u16> {
+        if let Some(&flow) = self.by_digest.get(digest) {
+            return Some(flow);
+        }
+        let index = self.new_flow(Flow::new(*digest, self.now))?;
+        self.tell(ToCold::Want { digest: *digest, request: Box::new(request.clone()) });
+        Some(index)
+    }
+
+    /// Begins the response to a request for a blob of known size.
+    pub(super) fn answer_blob(
+        &mut self,
+        index: u16,
+        flow_index: u16,
+        size: u64,
+        request: &Request,
+    ) {
+        let Some(flow) = self.flows.get(flow_index) else { return };
+        let digest = flow.digest;
+        let range = request.range.map_or(Ok((0, size)), |range: ByteRange| range.resolve(size));
+        let (start, end) = match range {
+            Ok(range) => range,
+            Err(error) => {
+                if let Some(conn) = self.conns.get_mut(index) {
+                    conn.keep_alive = false;
+                }
+                let extra = format!("Content-Range: bytes */{size}\r\n");
+                let body = error_body("RANGE_INVALID", &error.to_string());
+                return self.answer(index, 416, JSON_TYPE, None, &extra, None, &body);
+            }
+        };
+        let full = flow.phase != Phase::Wanted
+            && self.relay.readers_of(FlowId(flow_index)) >= usize::from(READERS_PER_BLOB_MAX);
+        if full {
+            let message = "too many readers of this blob; try again";
+            return self.answer_error(index, 503, "TOOMANYREQUESTS", message);
+        }
+        let Some(conn) = self.conns.get_mut(index) else { return };
+        let partial = request.range.is_some();
+        let mut head = Vec::with_capacity(512);
+        Answer {
+            status: if partial { 206 } else { 200 },
+            length: end - start,
+            content_type: BLOB_TYPE,
+            digest: Some(&digest),
+            part: partial.then_some((start, size)),
+            keep_alive: conn.keep_alive,
+            extra: "",
+        }
+        .write(&mut head);
+        conn.state = if request.method == Method::Head || start == end {
+            State::Answering
+        } else {
+            State::Heading { flow: flow_index, start, end }
+        };
+        if let Some(flow) = self.flows.get_mut(flow_index) {
+            flow.last_used = self.now;
+            flow.heading += u32::from(matches!(conn.state, State::Heading { .. }));
+        }
+        self.send_answer(index, head);
+    }
+
+    fn send_answer(&mut self, index: u16, bytes: Vec<u8>) {
+        let token = self.conn_op(Kind::Answer, index);
+        let Some(conn) = self.conns.get_mut(index) else { return };
+        self.ring.send_bytes(conn.fd.as_fd(), bytes, token);
+    }
+
+    /// Sends a whole answer. `head_length` is that of the body which a HEAD does not get.
+    #[expect(clippy::too_many_arguments, reason = "the parts of an HTTP answer")]
+    pub(super) fn answer(
+        &mut self,
+        index: u16,
+        status: u16,
+        content_type: &str,
+        digest: Option<&Digest>,
+        extra: &str,
+        head_length: Option<u64>,
+        body: &[u8],
+    ) {
+        let Some(conn) = self.conns.get_mut(index) else { return };
+        let mut bytes = Vec::with_capacity(512 + body.len());
+        Answer {
+            status,
+            length: head_length.unwrap_or(body.len() as u64),
+            content_type,
+            digest,
+            part: None,
+            keep_alive: conn.keep_alive,
+            extra,
+        }
+        .write(&mut bytes);
+        bytes.extend_from_slice(body);
+        conn.state = State::Answering;
+        self.send_answer(index, bytes);
+    }
+
+    /// Sends an error of the distribution specification.
+    pub(super) fn answer_error(&mut self, index: u16, status: u16, code: &str, message: &str) {
+        self.answer(index, status, JSON_TYPE, None, "", None, &error_body(code, message));
+    }
+
+    fn answer_sent(&mut self, index: u16, outcome: std::io::Result<u32>) {
+        let Some(conn) = self.conns.get_mut(index) else { return };
+        let Ok(bytes) = outcome else {
+            self.leave_heading(index);
+            return self.close_conn(index);
+        };
+        conn.traffic.count(u64::from(bytes), self.now);
+        match conn.state {
+            State::Heading { flow, start, end } => {
+                self.leave_heading(index);
+                // The flow may have failed while the head was on its way.
+                if !self.flows.get(flow).is_some_and(Flow::has_relay) {
+                    return self.close_conn(index);
+                }
+                if let Some(conn) = self.conns.get_mut(index) {
+                    conn.state = State::Streaming;
+                }
+                let reader = ReaderId(index);
+                self.happen(Event::Join { reader, flow: FlowId(flow), start, end });
+            }
+            State::Answering => self.next_request(index),
+            _ => {}
+        }
+    }
+
+    fn leave_heading(&mut self, index: u16) {
+        let Some(conn) = self.conns.get(index) else { return };
+        if let State::Heading { flow, .. } = conn.state
+            && let Some(flow) = self.flows.get_mut(flow)
+        {
+            flow.heading = flow.heading.saturating_sub(1);
+        }
+    }
+
+    fn body_sent(&mut self, index: u16, outcome: std::io::Result<u32>) {
+        let reader = ReaderId(index);
+        match outcome {
+            Ok(bytes) => {
+                self.meter_sent(index, bytes);
+                self.happen(Event::Sent { reader, bytes });
+            }
+            // Cancelled before a byte had gone.
+            Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => {
+                self.happen(Event::Sent { reader, bytes: 0 });
+            }
+            Err(_) => self.happen(Event::SendFailed { reader }),
+        }
+    }
+
+    /// A response has ended: the next request, or the end.
+    pub(super) fn next_request(&mut self, index: u16) {
+        let Some(conn) = self.conns.get_mut(index) else { return };
+        conn.since = self.now;
+        conn.sending = None;
+        conn.own_slot = None;
+        if !conn.keep_alive {
+            return self.close_conn(index);
+        }
+        conn.state = State::Reading;
+        if conn.head.is_empty() {
+            conn.head = Vec::new();
+            self.read_request(index);
+        } else {
+            self.parse_request(index);
+        }
+    }
+
+    /// Ends a connection; it is freed when nothing is in flight. Not to be called while the relay feeds it.
+    pub(super) fn close_conn(&mut self, index: u16) {
+        let Some(conn) = self.conns.get_mut(index) else { return };
+        debug_assert!(!matches!(conn.state, State::Streaming), "the relay still feeds it");
+        conn.state = State::Closing;
+        socket::shutdown(conn.fd.as_fd());
+        self.free_conn_if_idle(index);
+    }
+
+    /// Ends connections that do not finish their head, or have been idle for long.
+    pub(super) fn sweep_conns(&mut self) {
+        for index in self.conns.indices() {
+            let Some(conn) = self.conns.get_mut(index) else { continue };
+            if !matches!(conn.state, State::Reading) {
+                continue;
+            }
+            let patience = if conn.head.is_empty() { IDLE_MS } else { HEAD_WAIT_MS };
+            if self.now - conn.since > Duration::from_millis(patience) {
+                // Completes the receive in flight with no bytes; the rest is as if the client had left.
+                socket::shutdown(conn.fd.as_fd());
+            }
+        }
+    }
+}
+
+/// An error and its causes in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,251 @@
+//! What is counted of each connection, and the report that carries it to the cold half. Counts only; decides nothing.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use xylem_protocol::limits::{SAMPLES_MAX, SLOT_BYTES, UNIT_BYTES};
+
+use super::Driver;
+use crate::hops::{ConnSample, Direction};
+use crate::link::{FlowProgress, Report, ToCold};
+use crate::relay::FlowId;
+use crate::ring::{Slot, socket};
+
+/// How often the cold half is told.
+pub(super) const REPORT_PERIOD: Duration = Duration::from_millis(100);
+
+const UNITS_PER_SLOT: usize = (SLOT_BYTES / UNIT_BYTES) as usize;
+
+/// One connection's counts.
+#[derive(Debug)]
+pub(super) struct Traffic {
+    cookie: u64,
+    pub(super) peer: Option<Arc<str>>,
+    pub(super) receiving: bool,
+    bytes: u64,
+    active: Duration,
+    starved: Duration,
+    /// When the last bytes moved, within a body.
+    last: Option<Instant>,
+    /// Whether a body's first byte was seen since the request.
+    first_seen: Option<Instant>,
+    /// Whether it moved since the last report.
+    moved: bool,
+    first_byte_us: Vec<u32>,
+    residence_us: Vec<u32>,
+}
+
+impl Traffic {
+    pub(super) const fn new(cookie: u64) -> Self {
+        Self {
+            cookie,
+            peer: None,
+            receiving: false,
+            bytes: 0,
+            active: Duration::ZERO,
+            starved: Duration::ZERO,
+            last: None,
+            first_seen: None,
+            moved: false,
+            first_byte_us: Vec::new(),
+            residence_us: Vec::new(),
+        }
+    }
+
+    /// Counts bytes of a head or an answer: a body, if one follows, begins now.
+    pub(super) const fn count(&mut self, bytes: u64, now: Instant) {
+        self.bytes += bytes;
+        self.last = Some(now);
+        self.moved = true;
+    }
+
+    /// Counts bytes of a body that arrived; `asked` is when the request was sent.
+    pub(super) fn received_body(&mut self, bytes: u64, asked: Instant, now: Instant) {
+        if self.first_seen != Some(asked) {
+            self.first_seen = Some(asked);
+            push(&mut self.first_byte_us, now - asked);
+        }
+        self.body(bytes, now);
+    }
+
+    /// Counts bytes of a body.
+    pub(super) fn body(&mut self, bytes: u64, now: Instant) {
+        if let Some(last) = self.last {
+            self.active += now - last;
+        }
+        self.count(bytes, now);
+    }
+
+    /// The relay reads on, or sends on: until now it could not.
+    pub(super) fn wanted(&mut self, now: Instant) {
+        if let Some(last) = self.last {
+            self.starved += now - last;
+        }
+    }
+
+    fn sample(&mut self, fd: &OwnedFd, closed: bool) -> Option<ConnSample> {
+        let peer = self.peer.clone()?;
+        self.moved = false;
+        Some(ConnSample {
+            cookie: self.cookie,
+            peer,
+            direction: if self.receiving { Direction::Receiving } else { Direction::Sending },
+            relay_bytes: self.bytes,
+            closed,
+            active_ns: nanos(self.active),
+            starved_ns: nanos(self.starved.min(self.active)),
+            // Refused only by something that is no TCP socket.
+            tcp: socket::tcp_info(fd.as_fd()).unwrap_or_default(),
+            first_byte_us: std::mem::take(&mut self.first_byte_us),
+            residence_us: std::mem::take(&mut self.residence_us),
+        })
+    }
+}
+
+/// Keeps a duration, in µs, if there is room until the next report.
+fn push(samples: &mut Vec<u32>, duration: Duration) {
+    if samples.len() < SAMPLES_MAX {
+        samples.push(u32::try_from(duration.as_micros()).unwrap_or(u32::MAX));
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Counts that belong to no single connection.
+#[derive(Debug)]
+pub(super) struct Meter {
+    /// When each unit of each slot was whole.
+    whole: Vec<[Option<Instant>; UNITS_PER_SLOT]>,
+    /// Last samples of closed connections.
+    closed: Vec<ConnSample>,
+    /// Whether bytes moved since the last report, and whether that was told.
+    moving: bool,
+    told: bool,
+}
+
+impl Meter {
+    pub(super) fn new(slots: u16) -> Self {
+        Self {
+            whole: vec![[None; UNITS_PER_SLOT]; usize::from(slots)],
+            closed: Vec::new(),
+            moving: false,
+            told: true,
+        }
+    }
+
+    pub(super) const fn is_moving(&self) -> bool {
+        self.moving || !self.told
+    }
+
+    /// Takes an upstream connection's last sample.
+    pub(super) fn close_uplink(&mut self, fd: &OwnedFd, traffic: &mut Traffic) {
+        if let Some(sample) = traffic.sample(fd, true)
+            && self.closed.len() < SAMPLES_MAX
+        {
+            self.closed.push(sample);
+        }
+        self.told = false;
+    }
+}
+
+impl Driver {
+    /// Bytes arrived in a flow's newest slot: stamps the units that are whole now.
+    pub(super) fn meter_received(&mut self, flow: u16, slot: Slot, bytes: u32) {
+        self.meter.moving = true;
+        let before = self.relay.received_bytes(FlowId(flow));
+        let after = before + u64::from(bytes);
+        let unit = u64::from(UNIT_BYTES);
+        let size = self.flows.get(flow).and_then(|flow| flow.size);
+        let last_is_whole = size == Some(after) && !after.is_multiple_of(unit);
+        let until = after / unit + u64::from(last_is_whole);
+        for number in before / unit..until {
+            // The remainder is below UNITS_PER_SLOT.
+            let in_slot = (number % UNITS_PER_SLOT as u64) as usize;
+            self.meter.whole[usize::from(slot.0)][in_slot] = Some(self.now);
+        }
+    }
+
+    /// Bytes of a body left: notes how long the units that are out now have been here.
+    pub(super) fn meter_sent(&mut self, index: u16, bytes: u32) {
+        let now = self.now;
+        self.meter.moving = true;
+        let Some(conn) = self.conns.get_mut(index) else { return };
+        conn.traffic.body(u64::from(bytes), now);
+        let Some((slot, offset, _)) = conn.sending.take() else { return };
+        if conn.own_slot == Some(slot) || conn.traffic.peer.is_none() {
+            return;
+        }
+        let end = offset + bytes;
+        for unit in offset / UNIT_BYTES..end / UNIT_BYTES {
+            if let Some(whole) = self.meter.whole[usize::from(slot.0)][unit as usize] {
+                push(&mut conn.traffic.residence_us, now - whole);
+            }
+        }
+    }
+
+    /// Takes a downstream connection's last sample.
+    pub(super) fn meter_closed_conn(&mut self, index: u16) {
+        let Some(conn) = self.conns.get_mut(index) else { return };
+        self.meter.close_uplink(&conn.fd, &mut conn.traffic);
+    }
+
+    /// Tells the cold half what moved.
+    pub(super) fn report(&mut self) {
+        let moved = std::mem::take(&mut self.meter.moving);
+        for index in self.flows.indices() {
+            self.tell_units(index);
+        }
+        if !moved && self.meter.told && self.meter.closed.is_empty() {
+            return;
+        }
+        self.meter.told = !moved;
+        let mut connections = std::mem::take(&mut self.meter.closed);
+        for index in self.conns.indices() {
+            let Some(conn) = self.conns.get_mut(index) else { continue };
+            if conn.traffic.moved {
+                connections.extend(conn.traffic.sample(&conn.fd, false));
+            }
+        }
+        for index in self.flows.indices() {
+            let flow = self.flows.get_mut(index);
+            let Some(uplink) = flow.and_then(|flow| flow.uplink.as_mut()) else { continue };
+            if uplink.traffic.moved {
+                connections.extend(uplink.traffic.sample(&uplink.fd, false));
+            }
+        }
+        for idle in &mut self.idle {
+            connections.extend(idle.sample_if_moved());
+        }
+        let report = Report {
+            flows: self.progress(),
+            connections,
+            downstream: u32::try_from(self.conns.len()).unwrap_or(u32::MAX),
+            slots_used: self.relay.slots_used(),
+            detached_total: self.relay.totals().detached,
+        };
+        self.tell(ToCold::Report(Box::new(report)));
+    }
+
+    fn progress(&self) -> Vec<FlowProgress> {
+        let open = self.flows.iter().filter(|(_, flow)| flow.has_relay() && !flow.complete);
+        open.map(|(index, flow)| FlowProgress {
+            digest: flow.digest,
+            received_bytes: self.relay.received_bytes(FlowId(index)),
+            stored_bytes: self.relay.stored_bytes(FlowId(index)),
+            size_bytes: flow.size.unwrap_or(0),
+            readers: u32::try_from(self.relay.readers_of(FlowId(index))).unwrap_or(u32::MAX),
+            upstream: flow.upstream.clone(),
+        })
+        .collect()
+    }
+}
+
+impl Traffic {
+    /// A sample, if something moved since the last.
+    pub(super) fn sample_if_moved(&mut self, fd: &OwnedFd) -> Option<ConnSample> {
+        if self.moved { self.sample(fd, false) } else { None }
+    }
+}

@@ -1,0 +1,221 @@
+//! What the tests of the ring share: a registry of one blob that can misbehave, a node without its cold half.
+
+#![expect(dead_code, reason = "each test binary uses a part of it")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+use xylem_dataplane::driver::{self, Settings};
+use xylem_dataplane::link::{self, ColdEnd, Source, ToCold, ToHot};
+use xylem_protocol::Digest;
+
+/// Longest wait for anything: a test that waits so long has failed.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Bytes that do not repeat.
+pub fn noise(bytes: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let mut data: Vec<u8> = (0..bytes.div_ceil(8)).flat_map(|_| next().to_le_bytes()).collect();
+    data.truncate(bytes);
+    data
+}
+
+/// SHA-256 as a digest.
+pub fn digest_of(data: &[u8]) -> Digest {
+    Digest::from_bytes(Sha256::digest(data).into())
+}
+
+/// A registry that serves one blob at any path, with `Range`.
+#[derive(Debug)]
+pub struct Origin {
+    pub address: SocketAddr,
+    pub requests: Arc<AtomicU32>,
+    pub body_bytes: Arc<AtomicU64>,
+}
+
+/// How an origin misbehaves: the n-th request's body is cut after so many bytes.
+pub type Cuts = Vec<usize>;
+
+impl Origin {
+    pub fn start(data: Arc<Vec<u8>>, cuts: Cuts) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let requests = Arc::new(AtomicU32::new(0));
+        let body_bytes = Arc::new(AtomicU64::new(0));
+        let counters = (requests.clone(), body_bytes.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(stream) = stream else { return };
+                let (data, cuts, counters) = (data.clone(), cuts.clone(), counters.clone());
+                std::thread::spawn(move || serve(stream, &data, &cuts, &counters));
+            }
+        });
+        Self { address, requests, body_bytes }
+    }
+
+    pub fn source(&self, upstream: &str) -> Source {
+        Source::Http {
+            upstream: upstream.into(),
+            address: self.address,
+            head: b"GET /blob HTTP/1.1\r\nHost: origin\r\n".to_vec(),
+            registry: true,
+        }
+    }
+}
+
+fn serve(
+    mut stream: TcpStream,
+    data: &[u8],
+    cuts: &[usize],
+    (requests, body_bytes): &(Arc<AtomicU32>, Arc<AtomicU64>),
+) {
+    loop {
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") {
+            if stream.read(&mut byte).unwrap_or(0) == 0 {
+                return;
+            }
+            head.push(byte[0]);
+        }
+        let number = requests.fetch_add(1, Ordering::SeqCst) as usize;
+        let text = String::from_utf8_lossy(&head);
+        let start: usize = text
+            .lines()
+            .find_map(|line| line.strip_prefix("Range: bytes="))
+            .map_or(0, |range| range.trim_end_matches('-').parse().unwrap());
+        let body = &data[start..];
+        let answer = if start > 0 {
+            let (last, size) = (data.len() - 1, data.len());
+            format!("HTTP/1.1 206 P\r\nContent-Range: bytes {start}-{last}/{size}\r\n")
+        } else {
+            "HTTP/1.1 200 OK\r\n".to_owned()
+        };
+        let answer = format!("{answer}Content-Length: {}\r\n\r\n", body.len());
+        let sent = body.len().min(cuts.get(number).copied().unwrap_or(usize::MAX));
+        if stream.write_all(answer.as_bytes()).is_err() || stream.write_all(&body[..sent]).is_err()
+        {
+            return;
+        }
+        body_bytes.fetch_add(sent as u64, Ordering::SeqCst);
+        if sent < body.len() {
+            return;
+        }
+    }
+}
+
+/// A ring thread whose cold half is the test.
+pub struct Node {
+    pub address: SocketAddr,
+    pub cold: ColdEnd,
+    pub memory_bytes: u64,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Node {
+    pub fn start(memory_bytes: u64) -> Self {
+        Self::start_with(Settings { memory_bytes: Some(memory_bytes), verify: true })
+    }
+
+    pub fn start_with(settings: Settings) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (hot, cold) = link::pair().unwrap();
+        let (ready, memory) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            driver::run(settings, listener, hot, |memory| ready.send(memory).unwrap()).unwrap();
+        });
+        let memory_bytes = memory.recv_timeout(PATIENCE).unwrap();
+        Self { address, cold, memory_bytes, thread: Some(thread) }
+    }
+
+    /// The next message that is no report.
+    pub fn hear(&self) -> ToCold {
+        loop {
+            match self.cold.from_hot.recv_timeout(PATIENCE).expect("a message") {
+                ToCold::Report(_) | ToCold::Units { .. } => {}
+                message => return message,
+            }
+        }
+    }
+
+    pub fn tell(&self, message: ToHot) {
+        self.cold.to_hot.send(message).unwrap();
+    }
+
+    pub fn hear_want(&self) -> Digest {
+        match self.hear() {
+            ToCold::Want { digest, .. } => digest,
+            other => panic!("expected a want, heard {other:?}"),
+        }
+    }
+
+    pub fn fetch(&self, digest: Digest, file: OwnedFd, source: Source) {
+        self.tell(ToHot::Fetch { digest, file, direct: false, resume: None, source });
+    }
+
+    /// Asks for a blob; the answer is read on a thread of its own.
+    pub fn get(&self, digest: &Digest, extra: &str) -> JoinHandle<Response> {
+        let mut stream = self.connect();
+        let request = format!("GET /v2/a/blobs/{digest} HTTP/1.1\r\nHost: node\r\n{extra}\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        std::thread::spawn(move || Response::read(&mut stream))
+    }
+
+    pub fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.cold.to_hot.send(ToHot::Shutdown);
+        if let Some(thread) = self.thread.take() {
+            let result = thread.join();
+            if !std::thread::panicking() {
+                result.expect("a ring thread that ends well");
+            }
+        }
+    }
+}
+
+/// What a client got: the head, and the body up to its length or the connection's end.
+#[derive(Debug)]
+pub struct Response {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
+    pub whole: bool,
+}
+
+impl Response {
+    pub fn read(stream: &mut TcpStream) -> Self {
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap_or(0) > 0 {
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).unwrap();
+        let status = head.get(9..12).and_then(|code| code.parse().ok()).unwrap_or(0);
+        let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+        let length: u64 = length.map_or(0, |length| length.parse().unwrap());
+        let mut body = Vec::new();
+        let _ = stream.take(length).read_to_end(&mut body);
+        let whole = body.len() as u64 == length;
+        Self { status, head, body, whole }
+    }
+}

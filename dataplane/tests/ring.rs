@@ -1,0 +1,178 @@
+//! The real ring on loopback: one blob through one node, whole, in parts, with sources and readers that fail.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use common::{Node, Origin, Response, digest_of, noise};
+use xylem_dataplane::link::{Lost, ToCold, ToHot};
+
+const MIB: usize = 1 << 20;
+
+fn file() -> std::fs::File {
+    tempfile::tempfile().unwrap()
+}
+
+#[test]
+fn one_fetch_feeds_all_who_ask() {
+    let data = Arc::new(noise(9 * MIB + 12345, 1));
+    let digest = digest_of(&data);
+    let origin = Origin::start(data.clone(), vec![]);
+    let node = Node::start(4 << 20);
+    let readers: Vec<_> = (0..5).map(|_| node.get(&digest, "")).collect();
+    assert_eq!(node.hear_want(), digest);
+    let stored = file();
+    node.fetch(digest, stored.try_clone().unwrap().into(), origin.source("registry"));
+    for reader in readers {
+        let response = reader.join().unwrap();
+        assert_eq!((response.status, response.whole), (200, true), "{}", response.head);
+        assert!(response.body == *data);
+    }
+    assert!(matches!(node.hear(), ToCold::Stored { size, .. } if size == data.len() as u64));
+    assert_eq!(origin.requests.load(Ordering::SeqCst), 1, "fetched once, however many ask");
+    let mut in_file = Vec::new();
+    { &stored }.read_to_end(&mut in_file).unwrap();
+    assert!(in_file == *data);
+    // Finished: served from the file, also in parts.
+    let whole = node.get(&digest, "").join().unwrap();
+    assert!(whole.body == *data);
+    let part = node.get(&digest, "Range: bytes=1048570-3145733\r\n").join().unwrap();
+    assert_eq!(part.status, 206);
+    assert!(part.body == data[1_048_570..=3_145_733]);
+    let beyond = node.get(&digest, "Range: bytes=99999999-\r\n").join().unwrap();
+    assert_eq!(beyond.status, 416);
+}
+
+#[test]
+fn a_lost_source_is_continued_at_the_own_offset() {
+    let data = Arc::new(noise(5 * MIB + 7, 2));
+    let digest = digest_of(&data);
+    let origin = Origin::start(data.clone(), vec![MIB + 4321, 3 * MIB, usize::MAX]);
+    let node = Node::start(4 << 20);
+    let reader = node.get(&digest, "");
+    node.hear_want();
+    node.fetch(digest, file().into(), origin.source("parent"));
+    for expected in [MIB as u64 + 4321, 4 * MIB as u64 + 4321] {
+        match node.hear() {
+            ToCold::Lost { attempt, at, cause, .. } => {
+                assert_eq!(at, expected);
+                assert!(matches!(cause, Lost::Short | Lost::Broken(_)), "{cause:?}");
+                let source = origin.source("registry");
+                node.tell(ToHot::Source { digest, attempt, restart: false, source });
+            }
+            other => panic!("expected a lost source, heard {other:?}"),
+        }
+    }
+    let response = reader.join().unwrap();
+    assert!(response.whole && response.body == *data, "readers notice nothing");
+    assert_eq!(origin.body_bytes.load(Ordering::SeqCst), data.len() as u64, "nothing twice");
+}
+
+#[test]
+fn a_wrong_digest_is_never_served_whole() {
+    let (data, other) = (Arc::new(noise(3 * MIB, 3)), Arc::new(noise(3 * MIB, 4)));
+    let digest = digest_of(&data);
+    let (bad, good) = (Origin::start(other.clone(), vec![]), Origin::start(data.clone(), vec![]));
+    let node = Node::start(4 << 20);
+    let reader = node.get(&digest, "");
+    node.hear_want();
+    node.fetch(digest, file().into(), bad.source("parent"));
+    let ToCold::Mismatch { attempt, actual, .. } = node.hear() else { panic!("a mismatch") };
+    assert_eq!(actual, digest_of(&other));
+    assert!(!reader.join().unwrap().whole, "cut before the last byte");
+    let second = node.get(&digest, "");
+    let source = good.source("registry");
+    node.tell(ToHot::Source { digest, attempt, restart: true, source });
+    assert!(matches!(node.hear(), ToCold::Stored { .. }));
+    let second = second.join().unwrap();
+    assert!(!second.whole || second.body == *data);
+    assert!(node.get(&digest, "").join().unwrap().body == *data);
+}
+
+#[test]
+fn a_stalled_reader_slows_nobody() {
+    let data = Arc::new(noise(24 * MIB, 5));
+    let digest = digest_of(&data);
+    let origin = Origin::start(data.clone(), vec![]);
+    let node = Node::start(4 << 20);
+    let mut stalled = node.connect();
+    let request = format!("GET /v2/a/blobs/{digest} HTTP/1.1\r\nHost: node\r\n\r\n");
+    stalled.write_all(request.as_bytes()).unwrap();
+    node.hear_want();
+    let fast = node.get(&digest, "");
+    node.fetch(digest, file().into(), origin.source("registry"));
+    assert!(fast.join().unwrap().body == *data, "its sibling gets everything");
+    assert!(matches!(node.hear(), ToCold::Stored { .. }), "the disk too");
+    let late = Response::read(&mut stalled);
+    assert!(late.body == *data, "it gets the rest when it reads");
+}
+
+#[test]
+fn what_cannot_be_had_is_said() {
+    let node = Node::start(4 << 20);
+    let digest = digest_of(b"nothing");
+    let waiting = node.get(&digest, "");
+    node.hear_want();
+    node.tell(ToHot::Refuse {
+        digest,
+        status: 404,
+        code: "BLOB_UNKNOWN",
+        message: "the registry does not know it".into(),
+    });
+    let response = waiting.join().unwrap();
+    assert_eq!(response.status, 404);
+    assert!(String::from_utf8_lossy(&response.body).contains("BLOB_UNKNOWN"));
+    // The next request asks anew.
+    let _again = node.get(&digest, "");
+    assert_eq!(node.hear_want(), digest);
+}
+
+#[test]
+fn bad_heads_get_their_status_and_a_closed_connection() {
+    let node = Node::start(4 << 20);
+    let long = format!("GET /v2/ HTTP/1.1\r\nA: {}\r\n\r\n", "x".repeat(17 * 1024));
+    for (head, status) in [
+        ("GET /v2/a/blobs/sha256:zz HTTP/1.1\r\n\r\n", 400),
+        ("GET /v2/a/blobs/x HTTP/1.1\r\nRange: bytes=0-1,3-4\r\n\r\n", 400),
+        ("GET /v2/ HTTP/1.1\r\nRange: bytes=0-1,3-4\r\n\r\n", 416),
+        ("nonsense\r\n\r\n", 400),
+        (long.as_str(), 431),
+        ("POST /xylem/v1/pulls HTTP/1.1\r\nContent-Length: 99999\r\n\r\n", 413),
+    ] {
+        let mut stream = node.connect();
+        stream.write_all(head.as_bytes()).unwrap();
+        let response = Response::read(&mut stream);
+        assert_eq!(response.status, status, "{head:.60}");
+        let rest = stream.read(&mut [0; 16]);
+        assert!(!matches!(rest, Ok(1..)), "closed after {head:.60}");
+    }
+    // Nobody else was disturbed.
+    let mut stream = node.connect();
+    stream.write_all(b"GET /v2/ HTTP/1.1\r\n\r\n").unwrap();
+    let ToCold::Ask { ticket, .. } = node.hear() else { panic!("a question") };
+    node.tell(ToHot::Answer {
+        ticket,
+        status: 200,
+        content_type: "application/json".into(),
+        digest: None,
+        extra: String::new(),
+        head_length: None,
+        body: "{}".into(),
+    });
+    assert_eq!(Response::read(&mut stream).body, b"{}");
+}
+
+#[test]
+fn an_empty_blob() {
+    let data = Arc::new(Vec::new());
+    let digest = digest_of(&data);
+    let origin = Origin::start(data, vec![]);
+    let node = Node::start(4 << 20);
+    let reader = node.get(&digest, "");
+    node.hear_want();
+    node.fetch(digest, file().into(), origin.source("registry"));
+    assert!(reader.join().unwrap().whole);
+    assert!(matches!(node.hear(), ToCold::Stored { size: 0, .. }));
+}
