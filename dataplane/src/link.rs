@@ -163,6 +163,8 @@ pub enum ToCold {
     Units {
         /// Which blob.
         digest: Digest,
+        /// The whole blob's size: stands in the record, so that it can be resumed.
+        size: u64,
         /// First unit.
         first: u32,
         /// CRC32C of each.

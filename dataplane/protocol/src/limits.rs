@@ -106,6 +106,62 @@ pub const IDLE_MS: u64 = 120_000;
 /// Period of the ring thread's tick, ms: watchdogs and hop samples hang on it.
 pub const TICK_MS: u64 = 25;
 
+/// How long a request waits for control to name a parent before it goes on with the registry, ms.
+pub const JOIN_WAIT_MS: u64 = 250;
+
+/// Most trees that a node remembers; the one longest not asked for is left.
+pub const TREES_MAX: usize = 256;
+
+/// Most blobs whose tree is remembered.
+pub const BLOB_IMAGES_MAX: usize = 16 * 1024;
+
+/// Bytes of manifests kept in memory; larger ones are read from the store.
+pub const MANIFEST_CACHE_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// How long a peer may take to answer with a whole manifest, ms.
+pub const PEER_MANIFEST_MS: u64 = 3_000;
+
+/// How long the cold half may take to answer one request, ms.
+pub const ANSWER_WAIT_MS: u64 = 30_000;
+
+/// How often the registry is tried for one blob.
+pub const REGISTRY_TRIES_MAX: u32 = 3;
+
+/// Wait before the second try at the registry, ms; doubled for each further one.
+pub const REGISTRY_BACKOFF_MS: u64 = 250;
+
+/// Most redirects and token challenges followed for one blob.
+pub const REDIRECTS_MAX: u32 = 5;
+
+/// Largest answer of a token service, a tag list or a layout's index, bytes.
+pub const SMALL_ANSWER_MAX: usize = 256 * 1024;
+
+/// Most bearer tokens kept.
+pub const TOKENS_MAX: usize = 256;
+
+/// Blobs that one pull fetches at once.
+pub const PULL_BLOBS_MAX: usize = 4;
+
+/// Most pulls that run or are remembered.
+pub const PULLS_MAX: usize = 64;
+
+/// Longest wait for one of a pull's blobs to move, ms.
+pub const PULL_STALL_MS: u64 = 120_000;
+
+/// Shortest and longest wait before the link to control is tried again, ms.
+pub const CONTROL_BACKOFF_MIN_MS: u64 = 100;
+/// See [`CONTROL_BACKOFF_MIN_MS`].
+pub const CONTROL_BACKOFF_MAX_MS: u64 = 3_000;
+
+/// Messages to control that may wait while its link is slow.
+pub const CONTROL_QUEUE_MAX: usize = 1024;
+
+/// How long a goodbye may take, ms.
+pub const GOODBYE_MS: u64 = 500;
+
+/// Longest configuration file, bytes.
+pub const CONFIG_FILE_MAX: u64 = 64 * 1024;
+
 const _: () = {
     assert!(SLOT_BYTES.is_multiple_of(UNIT_BYTES));
     assert!(UNIT_BYTES.is_multiple_of(DIRECT_ALIGN));
