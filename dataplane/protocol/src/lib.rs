@@ -9,7 +9,8 @@ pub use digest::Digest;
 
 /// Messages and stubs of `control.proto`.
 #[cfg(feature = "grpc")]
-#[expect(missing_docs, missing_debug_implementations, reason = "generated from control.proto")]
+#[expect(missing_docs, reason = "generated from control.proto")]
+#[expect(clippy::allow_attributes_without_reason, reason = "the generator writes bare allows")]
 pub mod pb {
     tonic::include_proto!("xylem.control.v1");
 }
