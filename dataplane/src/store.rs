@@ -295,6 +295,15 @@ impl Store {
         }
     }
 
+    /// Forgets which units of a partial blob are there: they are about to be written anew.
+    pub fn reset(&self, digest: &Digest) {
+        let path = self.record_path(digest);
+        let cut = OpenOptions::new().write(true).open(&path).and_then(|file| file.set_len(0));
+        if let Err(error) = cut {
+            warn!(path = %path.display(), %error, "cannot reset");
+        }
+    }
+
     /// Stores bytes that are at hand, such as a manifest.
     ///
     /// # Errors
@@ -348,6 +357,11 @@ impl Store {
             entries.flatten().filter(|entry| is_blob(&entry.file_name())).count()
         });
         Totals { blobs, bytes, partial: partial as u64 }
+    }
+
+    /// Bytes of all complete blobs.
+    pub fn held_bytes(&self) -> u64 {
+        self.index().bytes
     }
 
     /// Bytes that an unprivileged process can still write to the store's file system; 0 when not known.

@@ -145,9 +145,6 @@ pub const PULL_BLOBS_MAX: usize = 4;
 /// Most pulls that run or are remembered.
 pub const PULLS_MAX: usize = 64;
 
-/// Longest wait for one of a pull's blobs to move, ms.
-pub const PULL_STALL_MS: u64 = 120_000;
-
 /// Shortest and longest wait before the link to control is tried again, ms.
 pub const CONTROL_BACKOFF_MIN_MS: u64 = 100;
 /// See [`CONTROL_BACKOFF_MIN_MS`].

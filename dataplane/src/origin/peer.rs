@@ -1,0 +1,100 @@
+//! Asks another node for a manifest. Blobs of peers are the ring thread's business.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use reqwest::header::ACCEPT;
+use reqwest::{Client, StatusCode};
+use xylem_protocol::Digest;
+use xylem_protocol::http::{HEADER_IMAGE, HEADER_NODE, HEADER_PATH};
+use xylem_protocol::limits::{CONNECT_PEER_MS, MANIFEST_MAX, PEER_MANIFEST_MS};
+
+use super::registry::{USER_AGENT, bounded, checked};
+use super::{ACCEPT_ALL, Manifest, OriginError, tls};
+
+/// What travels in the header lines between nodes.
+#[derive(Debug, Clone)]
+pub struct PeerRequest {
+    /// Repository.
+    pub repository: String,
+    /// Manifest or blob.
+    pub digest: Digest,
+    /// The tree.
+    pub image: Digest,
+    /// Who asks.
+    pub node: String,
+    /// Nodes on the way, this one last.
+    pub path: Vec<String>,
+}
+
+impl PeerRequest {
+    /// The head of a request for a blob, without `Range` and the empty line.
+    pub fn blob_head(&self, address: SocketAddr) -> Vec<u8> {
+        let Self { repository, digest, image, node, path } = self;
+        let path = path.join(",");
+        format!(
+            "GET /v2/{repository}/blobs/{digest} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: {USER_AGENT}\r\n\
+             {HEADER_NODE}: {node}\r\n{HEADER_IMAGE}: {image}\r\n{HEADER_PATH}: {path}\r\n"
+        )
+        .into_bytes()
+    }
+}
+
+/// A client of other nodes.
+#[derive(Debug)]
+pub struct PeerClient(Client);
+
+impl PeerClient {
+    /// Makes one; connects to nothing yet.
+    ///
+    /// # Errors
+    /// [`OriginError`]: no TLS library, which reqwest wants even for plain HTTP.
+    pub fn new() -> Result<Self, OriginError> {
+        let client = Client::builder()
+            .user_agent(USER_AGENT)
+            .tls_backend_preconfigured(tls::client_config(false, None)?)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .connect_timeout(Duration::from_millis(CONNECT_PEER_MS))
+            .timeout(Duration::from_millis(PEER_MANIFEST_MS))
+            .build()
+            .map_err(OriginError::Client)?;
+        Ok(Self(client))
+    }
+
+    /// A manifest by its digest, checked.
+    ///
+    /// # Errors
+    /// [`OriginError`]; `peer` is named in it.
+    pub async fn manifest(
+        &self,
+        peer: &str,
+        address: SocketAddr,
+        ask: &PeerRequest,
+    ) -> Result<Manifest, OriginError> {
+        let PeerRequest { repository, digest, image, node, path } = ask;
+        let failed = |error| OriginError::request(peer, error);
+        let response = self
+            .0
+            .get(format!("http://{address}/v2/{repository}/manifests/{digest}"))
+            .header(ACCEPT, ACCEPT_ALL)
+            .header(HEADER_NODE, node)
+            .header(HEADER_IMAGE, image.to_string())
+            .header(HEADER_PATH, path.join(","))
+            .send()
+            .await
+            .map_err(failed)?;
+        if response.status() != StatusCode::OK {
+            let status = response.status().as_u16();
+            return Err(OriginError::status_of(peer, digest.to_string(), status));
+        }
+        let media_type = response.headers().get("content-type");
+        let media_type = media_type.and_then(|line| line.to_str().ok()).map(str::to_owned);
+        let body = bounded(response, MANIFEST_MAX as usize).await.map_err(failed)?;
+        let bytes = body.ok_or_else(|| OriginError::TooLarge {
+            upstream: peer.to_owned(),
+            what: digest.to_string(),
+        })?;
+        checked(peer, Some(*digest), media_type, bytes)
+    }
+}
