@@ -1,2 +1,165 @@
-//! Placeholder.
-fn main() {}
+//! The `xylemd` command: reads the settings, opens what the daemon needs, and starts its two halves.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result, anyhow};
+use clap::Parser;
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+use xylem_dataplane::agent::{self, AgentError};
+use xylem_dataplane::config::{Config, Options, Verify};
+use xylem_dataplane::link::{self, HotEnd};
+use xylem_dataplane::origin::Origin;
+use xylem_dataplane::ring::EventFd;
+use xylem_dataplane::store::Store;
+
+/// Exit code for misuse: flags or settings that cannot be.
+const MISUSE: u8 = 2;
+
+/// Node daemon of Xylem: serves container images to this machine and to the nodes below it in the tree
+#[derive(Debug, Parser)]
+#[command(name = "xylemd", version, max_term_width = 100)]
+struct Cli {
+    /// TOML file with the same keys as the flags; flags win
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    options: Options,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let config = match settings(cli) {
+        Ok(config) => config,
+        Err(error) => return fail(&error, MISUSE),
+    };
+    match serve(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, 1),
+    }
+}
+
+fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
+    eprintln!("xylemd: {}", xylem_dataplane::origin::chain(error.as_ref()));
+    ExitCode::from(code)
+}
+
+/// Settings from file and flags; starts the log as they say.
+fn settings(cli: Cli) -> Result<Config> {
+    let mut options = cli.options;
+    if let Some(path) = &cli.config {
+        options = options.over(Options::from_file(path)?);
+    }
+    let filter = options.log.as_deref().unwrap_or("warn");
+    let filter =
+        EnvFilter::try_new(filter).with_context(|| format!("--log {filter:?} is no filter"))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    Ok(options.check()?)
+}
+
+fn serve(config: Config) -> Result<()> {
+    let store = Store::open(&config.store)?;
+    let origin = Origin::new(config.upstream.as_ref(), config.upstream_ca.as_deref())?;
+    let listener = TcpListener::bind(config.listen)
+        .with_context(|| format!("cannot listen on {}; is the port in use?", config.listen))?;
+    let listen = listener.local_addr().context("cannot read the listener's address")?;
+    let (hot, cold) = link::pair().context("cannot make an event descriptor")?;
+    let hot_settings = driver::Settings {
+        memory_bytes: config.memory_bytes,
+        verify: config.verify == Verify::Sha256,
+    };
+    let (ring, memory_bytes) = start_ring(hot_settings, listener, hot, cold.bell.clone())?;
+    info!(memory_bytes, "slots");
+    let settings = agent::Settings {
+        node: config.node.clone(),
+        listen,
+        advertise: config.advertise.unwrap_or(listen),
+        zone: config.zone,
+        control: config.control,
+        memory_bytes,
+    };
+    let mut out = std::io::stdout();
+    // Whoever waits for the line may have gone; the daemon serves all the same.
+    let _ =
+        writeln!(out, "xylemd {} listening on {listen}", config.node).and_then(|()| out.flush());
+    let served = agent::run(settings, store, origin, cold);
+    match served {
+        Ok(()) => join(ring),
+        Err(AgentError::RingGone) => join(ring).and_then(|()| Err(anyhow!(AgentError::RingGone))),
+        // The ring thread has no one to tell it to stop; it ends with the process.
+        Err(error) => Err(error.into()),
+    }
+}
+
+type RingThread = JoinHandle<Result<(), driver::DriverError>>;
+
+/// Starts the ring thread and waits until it serves. Returns how many bytes its slots take.
+fn start_ring(
+    settings: driver::Settings,
+    listener: TcpListener,
+    hot: HotEnd,
+    bell: Arc<EventFd>,
+) -> Result<(RingThread, u64)> {
+    let (ready, is_ready) = mpsc::channel();
+    let run = move || {
+        // However the thread ends, the agent is to notice.
+        let _last = RingAtEnd(bell);
+        driver::run(settings, listener, hot, move |memory_bytes| {
+            // The receiver waits for exactly this.
+            let _ = ready.send(memory_bytes);
+        })
+    };
+    let ring = std::thread::Builder::new().name("ring".to_owned()).spawn(run);
+    let ring = ring.context("cannot start the ring thread")?;
+    match is_ready.recv() {
+        Ok(memory_bytes) => Ok((ring, memory_bytes)),
+        Err(_) => Err(join(ring).err().unwrap_or_else(|| anyhow!("the ring thread did not start"))),
+    }
+}
+
+fn join(ring: RingThread) -> Result<()> {
+    match ring.join() {
+        Ok(ended) => Ok(ended?),
+        Err(_) => Err(anyhow!("the ring thread has panicked")),
+    }
+}
+
+/// Rings a bell when it is dropped.
+struct RingAtEnd(Arc<EventFd>);
+
+impl Drop for RingAtEnd {
+    fn drop(&mut self) {
+        self.0.ring();
+    }
+}
+
+/// Stands for the ring thread until it is here.
+mod driver {
+    use std::net::TcpListener;
+
+    use xylem_dataplane::link::HotEnd;
+
+    #[derive(Debug)]
+    pub struct Settings {
+        pub memory_bytes: Option<u64>,
+        pub verify: bool,
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("this build has no ring thread (memory {0:?}, verify {1})")]
+    pub struct DriverError(Option<u64>, bool);
+
+    pub fn run(
+        settings: Settings,
+        _listener: TcpListener,
+        _hot: HotEnd,
+        _ready: impl FnOnce(u64),
+    ) -> Result<(), DriverError> {
+        Err(DriverError(settings.memory_bytes, settings.verify))
+    }
+}

@@ -1,6 +1,10 @@
 //! A bell between threads: an eventfd that one side rings and the other waits for.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// An event descriptor, non-blocking and close-on-exec.
 #[derive(Debug)]
@@ -48,6 +52,15 @@ impl AsFd for EventFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// Registers a bell with this thread's runtime, so that a task can wait for it.
+///
+/// # Errors
+/// The runtime cannot watch it.
+pub fn watch(bell: Arc<EventFd>) -> std::io::Result<AsyncFd<Arc<EventFd>>> {
+    // SAFETY: the descriptor stays open, and the same, for as long as its EventFd, which the registration holds.
+    unsafe { Ok(AsyncFd::register_with_interest(bell, Interest::READABLE)?) }
 }
 
 #[cfg(test)]

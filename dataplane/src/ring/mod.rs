@@ -18,7 +18,7 @@ use std::io;
 use io_uring::{IoUring, cqueue, squeue};
 
 pub use arena::{Arena, Slot, SlotLease};
-pub use eventfd::EventFd;
+pub use eventfd::{EventFd, watch};
 use heads::HeadBuffers;
 pub use open::RingError;
 use token::Token;

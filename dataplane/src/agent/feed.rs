@@ -1,0 +1,140 @@
+//! Carries a blob out of TLS into the slots that the ring thread lends. Reads no further than there are slots.
+
+use std::rc::Rc;
+
+use bytes::{Buf, Bytes};
+use tokio::sync::mpsc;
+use tracing::debug;
+use xylem_protocol::Digest;
+use xylem_protocol::limits::REGISTRY_ANSWER_MS;
+
+use super::Agent;
+use crate::link::{Attempt, Lost, ToHot};
+use crate::origin::{BlobStream, Origin, OriginError, chain};
+use crate::ring::SlotLease;
+
+/// A slot to fill from `at` on.
+#[derive(Debug)]
+pub(super) struct Lent {
+    pub(super) at: u64,
+    pub(super) lease: SlotLease,
+}
+
+/// One try at one blob.
+#[derive(Debug)]
+pub(super) struct Feed {
+    pub(super) digest: Digest,
+    pub(super) attempt: Attempt,
+    pub(super) repository: String,
+    pub(super) url: reqwest::Url,
+    pub(super) at: u64,
+}
+
+impl Feed {
+    /// Reads until the blob ends, breaks, or nobody lends slots any more.
+    pub(super) async fn run(self, agent: Rc<Agent>, mut leases: mpsc::Receiver<Lent>) {
+        let Self { digest, attempt, .. } = self;
+        match self.open(&agent).await {
+            Ok(stream) => self.carry(&agent, stream, &mut leases).await,
+            Err(error) => {
+                debug!(%digest, error = chain(&error), "cannot open");
+                agent.lost_cold(digest, attempt, &error);
+            }
+        }
+        leases.close();
+        while let Some(Lent { lease, .. }) = leases.recv().await {
+            give_back(&agent, digest, attempt, lease);
+        }
+    }
+
+    async fn open(&self, agent: &Agent) -> Result<BlobStream, OriginError> {
+        match &agent.origin {
+            Origin::Registry(registry) => {
+                registry.open(&self.repository, self.url.clone(), self.at).await
+            }
+            _ => Err(OriginError::NoUpstream),
+        }
+    }
+
+    async fn carry(&self, agent: &Agent, stream: BlobStream, leases: &mut mpsc::Receiver<Lent>) {
+        let Self { digest, attempt, .. } = *self;
+        agent.post.send(ToHot::Opened { digest, attempt, size: stream.size });
+        let mut tap = Tap { stream, rest: Bytes::new(), failed: None };
+        let mut here = self.at;
+        while let Some(Lent { at, mut lease }) = leases.recv().await {
+            let result =
+                if at == here { tap.fill(lease.bytes_mut()).await } else { Err(Lost::Range) };
+            let ended = result.is_err();
+            here += u64::from(*result.as_ref().unwrap_or(&0));
+            agent.post.send(ToHot::Filled { digest, attempt, lease, result });
+            if ended {
+                return;
+            }
+        }
+    }
+}
+
+/// Gives a slot back that nothing was filled into.
+pub(super) fn give_back(agent: &Agent, digest: Digest, attempt: Attempt, lease: SlotLease) {
+    let result = Err(Lost::Short);
+    agent.post.send(ToHot::Filled { digest, attempt, lease, result });
+}
+
+/// A stream, and what of its last chunk did not fit.
+struct Tap {
+    stream: BlobStream,
+    rest: Bytes,
+    /// An error that came after bytes that had to be handed on first.
+    failed: Option<OriginError>,
+}
+
+impl Tap {
+    /// Fills in what is there: at least a byte, then whatever comes without waiting.
+    async fn fill(&mut self, buffer: &mut [u8]) -> Result<u32, Lost> {
+        let mut filled = 0;
+        loop {
+            let part = self.rest.len().min(buffer.len() - filled);
+            self.rest.copy_to_slice(&mut buffer[filled..filled + part]);
+            filled += part;
+            if filled == buffer.len() || !self.refill(filled == 0).await? {
+                // A slot is 1 MiB.
+                return Ok(u32::try_from(filled).unwrap_or(u32::MAX));
+            }
+        }
+    }
+
+    /// Takes the next chunk; false if there is none yet and `wait` is not set. The end is an error here: nobody lends
+    /// a slot for bytes beyond the blob's size.
+    async fn refill(&mut self, wait: bool) -> Result<bool, Lost> {
+        if let Some(error) = self.failed.take_if(|_| wait) {
+            return Err(lost(error));
+        }
+        if self.failed.is_some() {
+            return Ok(false);
+        }
+        let chunk = tokio::select! {
+            biased;
+            chunk = self.stream.chunk() => chunk,
+            () = std::future::ready(()), if !wait => return Ok(false),
+        };
+        match chunk {
+            Ok(Some(chunk)) => self.rest = chunk,
+            Ok(None) if wait => return Err(Lost::Short),
+            Ok(None) => return Ok(false),
+            Err(error) if wait => return Err(lost(error)),
+            Err(error) => {
+                self.failed = Some(error);
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn lost(error: OriginError) -> Lost {
+    match error {
+        OriginError::Timeout(_) => Lost::Stalled(REGISTRY_ANSWER_MS),
+        OriginError::Range(_) => Lost::Range,
+        error => Lost::Broken(std::io::Error::other(error)),
+    }
+}

@@ -1,0 +1,353 @@
+//! Blobs that are being fetched: who is asked next, what happens when a source is lost, and how a blob ends. The bytes
+//! are the ring thread's business.
+
+mod flow;
+mod source;
+
+use std::rc::Rc;
+
+use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
+use tracing::{debug, info, warn};
+use xylem_protocol::Digest;
+use xylem_protocol::http::{Request, Route};
+use xylem_protocol::limits::{FLOWS_MAX, UNIT_BYTES};
+
+use super::Agent;
+use crate::link::{Attempt, Lost, ToHot};
+use crate::origin::{Origin, OriginError, chain};
+use crate::store::{Begun, Complete, Partial, StoreError, record};
+
+pub(super) use flow::{Flow, FlowAsk, Flows, Refusal};
+use source::Chosen;
+
+/// What somebody who waits for a blob is told: its size, or why there is none.
+pub(super) type Outcome = Result<u64, Rc<Refusal>>;
+
+impl Agent {
+    /// The ring thread has a reader for a blob that is not open there.
+    pub(super) fn want(self: &Rc<Self>, digest: Digest, request: Request) {
+        let here = self.flows.with(&digest, |flow| flow.wanted = true).is_some();
+        if here {
+            return;
+        }
+        if request.path.contains(&self.settings.node) && self.store.size_of(&digest).is_none() {
+            let message = format!(
+                "request has passed {} already: {}",
+                self.settings.node,
+                request.path.join(",")
+            );
+            self.metrics.error("loop");
+            self.post.send(Refusal { status: 508, code: "UNKNOWN", message }.to_hot(digest));
+            return;
+        }
+        let Route::Blob { repository, .. } = request.route else {
+            let message = "not a request for a blob".to_owned();
+            self.post.send(Refusal { status: 404, code: "BLOB_UNKNOWN", message }.to_hot(digest));
+            return;
+        };
+        let ask = FlowAsk { repository, image: request.image, path: request.path };
+        self.start(digest, ask, true, None);
+    }
+
+    /// Fetches a blob into the store, without a reader. The outcome comes when it is committed, or never will be.
+    pub(super) fn fetch(
+        self: &Rc<Self>,
+        digest: Digest,
+        ask: FlowAsk,
+    ) -> oneshot::Receiver<Outcome> {
+        let (waiter, outcome) = oneshot::channel();
+        if let Some(size) = self.store.size_of(&digest) {
+            // The receiver is in our hands.
+            let _ = waiter.send(Ok(size));
+        } else {
+            self.start(digest, ask, false, Some(waiter));
+        }
+        outcome
+    }
+
+    fn start(
+        self: &Rc<Self>,
+        digest: Digest,
+        ask: FlowAsk,
+        wanted: bool,
+        waiter: Option<oneshot::Sender<Outcome>>,
+    ) {
+        let mut waiter = waiter;
+        if self.flows.with(&digest, |flow| flow.waiters.extend(waiter.take())).is_some() {
+            return;
+        }
+        if self.flows.len() >= usize::from(FLOWS_MAX) {
+            let message = format!("{FLOWS_MAX} blobs are being fetched already; try again");
+            let refusal = Refusal { status: 503, code: "TOOMANYREQUESTS", message };
+            if wanted {
+                self.post.send(refusal.to_hot(digest));
+            }
+            if let Some(waiter) = waiter {
+                let _ = waiter.send(Err(Rc::new(refusal)));
+            }
+            return;
+        }
+        let image = ask.image.or_else(|| self.trees.image_of(&digest));
+        let serial = self.flows.insert(digest, Flow::new(FlowAsk { image, ..ask }, wanted, waiter));
+        let agent = self.clone();
+        tokio_uring::spawn(async move {
+            if let Err(refusal) = agent.begin(digest, serial).await {
+                agent.refuse(digest, serial, refusal);
+            }
+        });
+    }
+
+    /// Looks whether the blob is here; else opens its file and starts the ring thread on its first source.
+    async fn begin(self: &Rc<Self>, digest: Digest, serial: u64) -> Result<(), Refusal> {
+        if let Origin::Layout(layout) = &self.origin
+            && let Ok(complete) = layout.blob(&digest).await
+        {
+            let pulled = self.flows.with(&digest, |flow| !flow.waiters.is_empty());
+            if pulled == Some(true) {
+                layout.verify(&digest).await.map_err(|error| Refusal::origin(&error))?;
+            }
+            self.present(digest, complete);
+            return Ok(());
+        }
+        let asked = self.flows.with(&digest, |flow| (flow.ask.image, flow.ask.repository.clone()));
+        let Some((image, repository)) = asked else { return Ok(()) };
+        let store = self.store.clone();
+        let opened = spawn_blocking(move || store.begin(&digest));
+        let placed = async {
+            if let Some(image) = image {
+                self.trees.upstreams(image, &repository).await;
+            }
+        };
+        let (opened, ()) = tokio::join!(opened, placed);
+        let partial = match opened.map_err(OriginError::from).map_err(|e| Refusal::origin(&e))? {
+            Ok(Begun::Complete(complete)) => {
+                self.present(digest, complete);
+                return Ok(());
+            }
+            Ok(Begun::Partial(partial)) => partial,
+            Err(error) => return Err(self.store_refusal(&error)),
+        };
+        let chosen = self.next_source(digest, serial).await?;
+        self.send_fetch(digest, serial, partial, chosen);
+        Ok(())
+    }
+
+    fn send_fetch(
+        self: &Rc<Self>,
+        digest: Digest,
+        serial: u64,
+        partial: Partial,
+        chosen: Option<Chosen>,
+    ) {
+        let Some(chosen) = chosen else { return };
+        let Partial { file, direct, resume, record } = partial;
+        let at = resume.as_ref().map_or(0, |resume| resume.bytes);
+        let known = self.flows.with_serial(&digest, serial, |flow| {
+            flow.started = true;
+            flow.at = at;
+            flow.size = resume.as_ref().map_or(0, |resume| resume.size);
+            flow.headed = resume.is_some();
+            flow.record = Some(Rc::new(tokio_uring::fs::File::from_std(record)));
+        });
+        if known.is_none() {
+            return;
+        }
+        debug!(%digest, at, upstream = chosen.upstream(), "fetching");
+        let source = chosen.source.clone();
+        self.post.send(ToHot::Fetch { digest, file, direct, resume, source });
+        self.feed_if_cold(digest, serial, chosen);
+    }
+
+    /// The blob is complete: serve it to whom asked, tell whom waited.
+    fn present(&self, digest: Digest, complete: Complete) {
+        let Complete { file, size, direct } = complete;
+        let Some(flow) = self.flows.remove(&digest) else { return };
+        if flow.wanted {
+            self.post.send(ToHot::Present { digest, file, size, direct });
+        }
+        flow.finish(&Ok(size));
+    }
+
+    /// The ring thread's source ended before the blob did.
+    pub(super) fn lost(self: &Rc<Self>, digest: Digest, attempt: Attempt, at: u64, cause: Lost) {
+        let serial = self.flows.with(&digest, |flow| flow.lose(attempt, at).then_some(flow.serial));
+        let Some(Some(serial)) = serial else { return };
+        self.metrics.error(source::label(&cause));
+        let agent = self.clone();
+        tokio_uring::spawn(async move {
+            let next = agent.after_loss(digest, serial, cause).await;
+            agent.go_on(digest, serial, next);
+        });
+    }
+
+    /// A source inside TLS could not be opened: the ring thread does not know yet.
+    pub(super) fn lost_cold(
+        self: &Rc<Self>,
+        digest: Digest,
+        attempt: Attempt,
+        error: &OriginError,
+    ) {
+        let found = self.flows.with(&digest, |flow| {
+            let at = flow.at;
+            let lost = flow.lose(attempt, at).then_some(flow.serial);
+            flow.cause = Some(Refusal::origin(error));
+            lost
+        });
+        let Some(Some(serial)) = found else { return };
+        self.metrics.error("cold");
+        let refusal = (!error.is_passing()).then(|| Refusal::origin(error));
+        let agent = self.clone();
+        tokio_uring::spawn(async move {
+            let next = match refusal {
+                Some(refusal) => Err(refusal),
+                None => agent.next_source(digest, serial).await,
+            };
+            agent.go_on(digest, serial, next);
+        });
+    }
+
+    fn go_on(self: &Rc<Self>, digest: Digest, serial: u64, next: Result<Option<Chosen>, Refusal>) {
+        match next {
+            Ok(Some(chosen)) => self.send_source(digest, serial, chosen),
+            Ok(None) => {}
+            Err(refusal) => self.refuse(digest, serial, refusal),
+        }
+    }
+
+    fn send_source(self: &Rc<Self>, digest: Digest, serial: u64, chosen: Chosen) {
+        let sent = self.flows.with_serial(&digest, serial, |flow| {
+            let attempt = flow.attempt;
+            let restart = std::mem::take(&mut flow.restart);
+            if restart {
+                flow.at = 0;
+                flow.headed = false;
+            }
+            flow.attempt += 1;
+            (attempt, restart, flow.at)
+        });
+        let Some((attempt, restart, at)) = sent else { return };
+        info!(%digest, at, restart, upstream = chosen.upstream(), "going on with another source");
+        let source = chosen.source.clone();
+        self.post.send(ToHot::Source { digest, attempt, restart, source });
+        self.feed_if_cold(digest, serial, chosen);
+    }
+
+    /// All bytes came and are not the blob: once more from the registry, which is the only one to be believed.
+    pub(super) fn mismatch(self: &Rc<Self>, digest: Digest, attempt: Attempt, actual: Digest) {
+        let found = self.flows.with(&digest, |flow| {
+            if !flow.lose(attempt, 0) {
+                return None;
+            }
+            let upstream = flow.upstream.clone();
+            let again = flow.mismatched.replace(actual).is_some();
+            flow.restart_from_registry();
+            let message = format!("{upstream} sent bytes that hash to {actual}, not to {digest}");
+            flow.cause = Some(Refusal { status: 502, code: "DIGEST_INVALID", message });
+            Some((flow.serial, again, flow.cause.clone()))
+        });
+        let Some(Some((serial, again, cause))) = found else { return };
+        self.metrics.error("digest");
+        warn!(%digest, %actual, again, "wrong digest from upstream");
+        let agent = self.clone();
+        tokio_uring::spawn(async move {
+            let store = agent.store.clone();
+            let reset =
+                spawn_blocking(
+                    move || if again { store.discard(&digest) } else { store.reset(&digest) },
+                );
+            let _ = reset.await;
+            let next = match cause {
+                Some(cause) if again => Err(cause),
+                _ => agent.next_source(digest, serial).await,
+            };
+            agent.go_on(digest, serial, next);
+        });
+    }
+
+    /// All bytes are on disk and verified.
+    pub(super) fn stored(self: &Rc<Self>, digest: Digest, size: u64) {
+        let Some(serial) = self.flows.with(&digest, |flow| flow.serial) else { return };
+        let (agent, store) = (self.clone(), self.store.clone());
+        tokio_uring::spawn(async move {
+            let committed = spawn_blocking(move || store.commit(&digest, size)).await;
+            match committed.map_err(OriginError::from) {
+                Ok(Ok(())) => {
+                    debug!(%digest, size, "committed");
+                    agent.metrics.committed(size);
+                    agent.post.send(ToHot::Committed { digest });
+                    if let Some(flow) = agent.flows.remove(&digest) {
+                        flow.finish(&Ok(size));
+                    }
+                }
+                Ok(Err(error)) => {
+                    let refusal = agent.store_refusal(&error);
+                    agent.discard(digest);
+                    agent.refuse(digest, serial, refusal);
+                }
+                Err(error) => agent.refuse(digest, serial, Refusal::origin(&error)),
+            }
+        });
+    }
+
+    /// The ring thread could not write; it has told the readers.
+    pub(super) fn store_failed(self: &Rc<Self>, digest: Digest, source: std::io::Error) {
+        let Some(flow) = self.flows.remove(&digest) else { return };
+        let path = self.store.partial_path(&digest);
+        let refusal = self.store_refusal(&StoreError::Io { action: "write", path, source });
+        // What it takes up is what the next blob may need.
+        self.discard(digest);
+        flow.finish(&Err(Rc::new(refusal)));
+    }
+
+    fn discard(&self, digest: Digest) {
+        let store = self.store.clone();
+        spawn_blocking(move || store.discard(&digest));
+    }
+
+    fn store_refusal(&self, error: &StoreError) -> Refusal {
+        let message = chain(error);
+        warn!(error = message, "store");
+        self.metrics.error("store");
+        Refusal { status: 507, code: "UNKNOWN", message }
+    }
+
+    /// The blob cannot be had.
+    fn refuse(&self, digest: Digest, serial: u64, refusal: Refusal) {
+        if self.flows.with_serial(&digest, serial, |_| ()).is_none() {
+            return;
+        }
+        let Some(flow) = self.flows.remove(&digest) else { return };
+        if refusal.status != 404 {
+            warn!(%digest, status = refusal.status, error = refusal.message, "blob cannot be had");
+        }
+        // Less than a unit cannot be resumed.
+        if flow.at < u64::from(UNIT_BYTES) {
+            self.discard(digest);
+        }
+        if flow.started || flow.wanted {
+            self.post.send(refusal.to_hot(digest));
+        }
+        flow.finish(&Err(Rc::new(refusal)));
+    }
+
+    /// Units have been hashed: into the record.
+    pub(super) fn units(&self, digest: Digest, size: u64, first: u32, crc: &[u32]) {
+        let found = self.flows.with(&digest, |flow| {
+            flow.size = size;
+            let headed = std::mem::replace(&mut flow.headed, true);
+            Some((flow.record.clone()?, headed))
+        });
+        let Some(Some((file, headed))) = found else { return };
+        let (offset, entries) = record::entries(first, crc);
+        tokio_uring::spawn(async move {
+            if !headed && let (Err(error), _) = file.write_all_at(record::header(size), 0).await {
+                debug!(%digest, %error, "record");
+            }
+            if let (Err(error), _) = file.write_all_at(entries, offset).await {
+                // The blob itself is not touched by this: only its resumption.
+                debug!(%digest, %error, "record");
+            }
+        });
+    }
+}

@@ -1,0 +1,206 @@
+//! One blob that is being fetched, and the table of them. State only.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+use xylem_protocol::Digest;
+use xylem_protocol::limits::UNIT_BYTES;
+
+use super::Outcome;
+use crate::agent::feed::Lent;
+use crate::link::{Attempt, ToHot};
+use crate::origin::{OriginError, chain};
+
+/// Why a blob (or anything else) cannot be had, as it is told to clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::agent) struct Refusal {
+    pub(in crate::agent) status: u16,
+    pub(in crate::agent) code: &'static str,
+    pub(in crate::agent) message: String,
+}
+
+impl Refusal {
+    pub(in crate::agent) fn origin(error: &OriginError) -> Self {
+        Self { status: error.status(), code: error.code("BLOB_UNKNOWN"), message: chain(error) }
+    }
+
+    pub(in crate::agent) fn to_hot(&self, digest: Digest) -> ToHot {
+        let Self { status, code, message } = self.clone();
+        ToHot::Refuse { digest, status, code, message }
+    }
+}
+
+/// What is known of a blob's surroundings when it is asked for.
+#[derive(Debug, Clone)]
+pub(in crate::agent) struct FlowAsk {
+    pub(in crate::agent) repository: String,
+    pub(in crate::agent) image: Option<Digest>,
+    /// Nodes that wait for it below this one.
+    pub(in crate::agent) path: Vec<String>,
+}
+
+/// A blob that is being fetched.
+#[derive(Debug)]
+pub(in crate::agent) struct Flow {
+    /// Tells this flow from a later one of the same blob.
+    pub(super) serial: u64,
+    pub(super) ask: FlowAsk,
+    /// Somebody reads it.
+    pub(super) wanted: bool,
+    /// The ring thread has its file.
+    pub(super) started: bool,
+    pub(super) attempt: Attempt,
+    /// The try that is known to be lost.
+    lost: Option<Attempt>,
+    /// Where the bytes come from now.
+    pub(in crate::agent) upstream: Arc<str>,
+    /// Peers that were asked.
+    pub(super) tried: Vec<Arc<str>>,
+    pub(super) registry_only: bool,
+    pub(super) registry_tries: u32,
+    pub(super) redirects: u32,
+    /// What the registry's source was asked for.
+    pub(super) url: Option<reqwest::Url>,
+    /// The next source starts from the first byte.
+    pub(super) restart: bool,
+    /// What an earlier try hashed to.
+    pub(super) mismatched: Option<Digest>,
+    /// Why the last source was no good.
+    pub(super) cause: Option<Refusal>,
+    /// Bytes that are here.
+    pub(in crate::agent) at: u64,
+    /// Where the last loss was.
+    lost_at: u64,
+    /// Whole size; 0 while not known.
+    pub(in crate::agent) size: u64,
+    pub(super) record: Option<Rc<tokio_uring::fs::File>>,
+    /// The record has its header.
+    pub(super) headed: bool,
+    /// Where slots go that the ring thread lends.
+    pub(super) feed: Option<mpsc::Sender<Lent>>,
+    pub(super) waiters: Vec<oneshot::Sender<Outcome>>,
+}
+
+impl Flow {
+    pub(super) fn new(
+        ask: FlowAsk,
+        wanted: bool,
+        waiter: Option<oneshot::Sender<Outcome>>,
+    ) -> Self {
+        Self {
+            serial: 0,
+            ask,
+            wanted,
+            started: false,
+            attempt: 0,
+            lost: None,
+            upstream: Arc::from(""),
+            tried: Vec::new(),
+            registry_only: false,
+            registry_tries: 0,
+            redirects: 0,
+            url: None,
+            restart: false,
+            mismatched: None,
+            cause: None,
+            at: 0,
+            lost_at: 0,
+            size: 0,
+            record: None,
+            headed: false,
+            feed: None,
+            waiters: waiter.into_iter().collect(),
+        }
+    }
+
+    /// Notes that a try is lost; false if that is known already or it is not the present try.
+    pub(super) fn lose(&mut self, attempt: Attempt, at: u64) -> bool {
+        if attempt != self.attempt || self.lost == Some(attempt) {
+            return false;
+        }
+        self.lost = Some(attempt);
+        self.feed = None;
+        self.at = at;
+        // A source that moves the blob on may be asked again.
+        if at >= self.lost_at + u64::from(UNIT_BYTES) {
+            self.registry_tries = 0;
+            self.redirects = 0;
+        }
+        self.lost_at = at;
+        true
+    }
+
+    /// Where slots of a try go.
+    pub(in crate::agent) fn feed_of(&self, attempt: Attempt) -> Option<mpsc::Sender<Lent>> {
+        self.feed.clone().filter(|_| attempt == self.attempt)
+    }
+
+    pub(super) fn restart_from_registry(&mut self) {
+        self.registry_only = true;
+        self.restart = true;
+        self.registry_tries = 0;
+        self.redirects = 0;
+        self.lost_at = 0;
+    }
+
+    /// Tells everybody who waits.
+    pub(super) fn finish(self, outcome: &Outcome) {
+        for waiter in self.waiters {
+            // Who no longer waits need not know.
+            let _ = waiter.send(outcome.clone());
+        }
+    }
+}
+
+/// The blobs that are being fetched.
+#[derive(Debug, Default)]
+pub(in crate::agent) struct Flows {
+    map: RefCell<HashMap<Digest, Flow>>,
+    serial: Cell<u64>,
+}
+
+impl Flows {
+    pub(super) fn insert(&self, digest: Digest, mut flow: Flow) -> u64 {
+        let serial = self.serial.get() + 1;
+        self.serial.set(serial);
+        flow.serial = serial;
+        self.map.borrow_mut().insert(digest, flow);
+        serial
+    }
+
+    pub(super) fn remove(&self, digest: &Digest) -> Option<Flow> {
+        self.map.borrow_mut().remove(digest)
+    }
+
+    pub(in crate::agent) fn with<T>(
+        &self,
+        digest: &Digest,
+        act: impl FnOnce(&mut Flow) -> T,
+    ) -> Option<T> {
+        self.map.borrow_mut().get_mut(digest).map(act)
+    }
+
+    /// As `with`, if it is still the same flow.
+    pub(in crate::agent) fn with_serial<T>(
+        &self,
+        digest: &Digest,
+        serial: u64,
+        act: impl FnOnce(&mut Flow) -> T,
+    ) -> Option<T> {
+        self.map.borrow_mut().get_mut(digest).filter(|flow| flow.serial == serial).map(act)
+    }
+
+    /// Visits all.
+    pub(in crate::agent) fn for_each(&self, mut act: impl FnMut(&Digest, &Flow)) {
+        for (digest, flow) in self.map.borrow().iter() {
+            act(digest, flow);
+        }
+    }
+
+    pub(in crate::agent) fn len(&self) -> usize {
+        self.map.borrow().len()
+    }
+}

@@ -1,0 +1,277 @@
+//! Whom to ask for a blob next: parent, alternatives, registry. Each peer once; the registry a few times.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tracing::debug;
+use xylem_protocol::Digest;
+use xylem_protocol::limits::{REDIRECTS_MAX, REGISTRY_BACKOFF_MS, REGISTRY_TRIES_MAX, SLOTS_MAX};
+
+use super::{Flow, Refusal};
+use crate::agent::trees::Upstream;
+use crate::agent::{Agent, REGISTRY, feed};
+use crate::link::{Lost, Source};
+use crate::origin::{BlobRoute, Origin, OriginError, PeerRequest, Registry, chain};
+
+/// A source, and what the agent has to do for it.
+#[derive(Debug)]
+pub(super) struct Chosen {
+    pub(super) source: Source,
+    /// To be opened here, because it is inside TLS.
+    tls: Option<reqwest::Url>,
+}
+
+impl Chosen {
+    pub(super) fn upstream(&self) -> &str {
+        match &self.source {
+            Source::Http { upstream, .. } | Source::Cold { upstream } => upstream,
+        }
+    }
+}
+
+enum Step {
+    Peer(Upstream, PeerRequest),
+    Registry { repository: String, turn: u32 },
+    End(Refusal),
+}
+
+impl Agent {
+    /// The next source of a flow; `None` if the flow has gone meanwhile.
+    pub(super) async fn next_source(
+        &self,
+        digest: Digest,
+        serial: u64,
+    ) -> Result<Option<Chosen>, Refusal> {
+        loop {
+            let step = self.flows.with_serial(&digest, serial, |flow| self.plan(digest, flow));
+            match step {
+                None => return Ok(None),
+                Some(Step::End(refusal)) => return Err(refusal),
+                Some(Step::Peer(peer, ask)) => {
+                    let head = ask.blob_head(peer.address);
+                    let (upstream, address) = (peer.node, peer.address);
+                    let source = Source::Http { upstream, address, head, registry: false };
+                    return Ok(Some(Chosen { source, tls: None }));
+                }
+                Some(Step::Registry { repository, turn }) => {
+                    if turn > 0 {
+                        let wait = REGISTRY_BACKOFF_MS << (turn - 1).min(8);
+                        tokio::time::sleep(Duration::from_millis(wait)).await;
+                    }
+                    match self.origin.blob(&repository, &digest, turn).await {
+                        Ok(route) => return Ok(self.routed(digest, serial, route)),
+                        Err(error) => self.not_routed(digest, serial, &error)?,
+                    }
+                }
+            }
+        }
+    }
+
+    fn plan(&self, digest: Digest, flow: &mut Flow) -> Step {
+        if let Some(image) = flow.ask.image.filter(|_| !flow.registry_only) {
+            let upstreams = self.trees.known_upstreams(&image);
+            let is_new = |up: &&Upstream| {
+                !flow.tried.contains(&up.node)
+                    && !flow.ask.path.iter().any(|node| **node == *up.node)
+            };
+            if let Some(upstream) = upstreams.iter().find(is_new) {
+                flow.tried.push(upstream.node.clone());
+                flow.upstream = upstream.node.clone();
+                return Step::Peer(upstream.clone(), self.peer_request(digest, image, flow));
+            }
+        }
+        if flow.registry_tries == REGISTRY_TRIES_MAX {
+            let none = || Refusal::origin(&OriginError::NoUpstream);
+            return Step::End(flow.cause.clone().unwrap_or_else(none));
+        }
+        flow.registry_tries += 1;
+        flow.upstream = Arc::from(REGISTRY);
+        Step::Registry { repository: flow.ask.repository.clone(), turn: flow.registry_tries - 1 }
+    }
+
+    fn peer_request(&self, digest: Digest, image: Digest, flow: &Flow) -> PeerRequest {
+        let node = self.settings.node.clone();
+        let mut path = flow.ask.path.clone();
+        path.push(node.clone());
+        PeerRequest { repository: flow.ask.repository.clone(), digest, image, node, path }
+    }
+
+    /// The registry cannot even be addressed: an error unless another try may help.
+    fn not_routed(&self, digest: Digest, serial: u64, error: &OriginError) -> Result<(), Refusal> {
+        let refusal = Refusal::origin(error);
+        let earlier = self.flows.with_serial(&digest, serial, |flow| {
+            if error.is_passing() {
+                flow.cause = Some(refusal.clone());
+            }
+            flow.cause.clone()
+        });
+        debug!(%digest, error = refusal.message, "registry");
+        match error {
+            error if error.is_passing() => Ok(()),
+            // What the peers said tells more than that there is nobody else to ask.
+            OriginError::NoUpstream => Err(earlier.flatten().unwrap_or(refusal)),
+            _ => Err(refusal),
+        }
+    }
+
+    fn routed(&self, digest: Digest, serial: u64, route: BlobRoute) -> Option<Chosen> {
+        let upstream: Arc<str> = Arc::from(REGISTRY);
+        let own_url = match (&self.origin, &route) {
+            (_, BlobRoute::Tls { url }) => Some(url.clone()),
+            (Origin::Registry(registry), _) => self
+                .flows
+                .with_serial(&digest, serial, |flow| {
+                    registry.blob_url(&flow.ask.repository, &digest).ok()
+                })
+                .flatten(),
+            _ => None,
+        };
+        self.flows.with_serial(&digest, serial, |flow| flow.url = own_url)?;
+        match route {
+            BlobRoute::Plain { address, head } => {
+                let source = Source::Http { upstream, address, head, registry: true };
+                Some(Chosen { source, tls: None })
+            }
+            BlobRoute::Tls { url } => {
+                Some(Chosen { source: Source::Cold { upstream }, tls: Some(url) })
+            }
+            // A layout's blob is presented before any source is looked for.
+            BlobRoute::Local(_) => None,
+        }
+    }
+
+    /// What comes after a source of the ring thread's was lost.
+    pub(super) async fn after_loss(
+        &self,
+        digest: Digest,
+        serial: u64,
+        cause: Lost,
+    ) -> Result<Option<Chosen>, Refusal> {
+        let noted = self.flows.with_serial(&digest, serial, |flow| {
+            let upstream = flow.upstream.clone();
+            let refusal = refusal_of(&upstream, &digest, &cause);
+            debug!(%digest, at = flow.at, error = refusal.message, "source lost");
+            flow.cause = Some(refusal.clone());
+            let no_ranges = matches!(cause, Lost::Range) && &*upstream == REGISTRY;
+            if no_ranges {
+                // What is here cannot be continued: the next request starts at the first byte.
+                flow.at = 0;
+            }
+            (upstream, refusal, no_ranges)
+        });
+        let Some((upstream, refusal, no_ranges)) = noted else { return Ok(None) };
+        if no_ranges {
+            return Err(refusal);
+        }
+        if let (REGISTRY, Lost::Status(head), Origin::Registry(registry)) =
+            (&*upstream, &cause, &self.origin)
+        {
+            match head.status {
+                301 | 302 | 303 | 307 | 308 if head.location.is_some() => {
+                    let location = head.location.as_deref().unwrap_or_default();
+                    return self.redirected(digest, serial, registry, location).await;
+                }
+                401 if head.challenge.is_some() => {
+                    let challenge = head.challenge.as_deref().unwrap_or_default();
+                    return self.challenged(digest, serial, registry, challenge, refusal).await;
+                }
+                400..=499 if head.status != 429 && head.status != 408 => return Err(refusal),
+                _ => {}
+            }
+        }
+        self.next_source(digest, serial).await
+    }
+
+    async fn redirected(
+        &self,
+        digest: Digest,
+        serial: u64,
+        registry: &Registry,
+        location: &str,
+    ) -> Result<Option<Chosen>, Refusal> {
+        let from = self.flows.with_serial(&digest, serial, |flow| {
+            flow.redirects += 1;
+            (flow.redirects, flow.url.clone(), flow.ask.repository.clone())
+        });
+        let Some((redirects, Some(from), repository)) = from else { return Ok(None) };
+        if redirects > REDIRECTS_MAX {
+            let message = format!("registry redirects more than {REDIRECTS_MAX} times");
+            return Err(Refusal { status: 502, code: "UNKNOWN", message });
+        }
+        let refused = |error| Refusal::origin(&error);
+        let url = registry.redirect(&from, location).map_err(refused)?;
+        let route = registry.route(&repository, url.clone(), 0).await.map_err(refused)?;
+        let chosen = self.routed(digest, serial, route);
+        self.flows.with_serial(&digest, serial, |flow| flow.url = Some(url));
+        Ok(chosen)
+    }
+
+    async fn challenged(
+        &self,
+        digest: Digest,
+        serial: u64,
+        registry: &Registry,
+        challenge: &str,
+        refusal: Refusal,
+    ) -> Result<Option<Chosen>, Refusal> {
+        let from = self.flows.with_serial(&digest, serial, |flow| {
+            flow.redirects += 1;
+            (flow.redirects, flow.ask.repository.clone())
+        });
+        let Some((redirects, repository)) = from else { return Ok(None) };
+        registry.forget_token(&repository);
+        if redirects > REDIRECTS_MAX {
+            return Err(refusal);
+        }
+        let refused = |error| Refusal::origin(&error);
+        registry.authorize(&repository, challenge).await.map_err(refused)?;
+        let route = registry.blob(&repository, &digest, 0).await.map_err(refused)?;
+        Ok(self.routed(digest, serial, route))
+    }
+
+    /// Starts to read a source that is inside TLS.
+    pub(super) fn feed_if_cold(self: &Rc<Self>, digest: Digest, serial: u64, chosen: Chosen) {
+        let Some(url) = chosen.tls else { return };
+        let (sender, leases) = mpsc::channel(usize::from(SLOTS_MAX));
+        let started = self.flows.with_serial(&digest, serial, |flow| {
+            flow.feed = Some(sender);
+            let (repository, attempt, at) = (flow.ask.repository.clone(), flow.attempt, flow.at);
+            feed::Feed { digest, attempt, repository, url, at }
+        });
+        if let Some(feed) = started {
+            tokio_uring::spawn(feed.run(self.clone(), leases));
+        }
+    }
+}
+
+/// How the loss of a source is told, should there be no other.
+fn refusal_of(upstream: &str, digest: &Digest, cause: &Lost) -> Refusal {
+    let (status, code) = match cause {
+        Lost::Status(head) if head.status == 404 => (404, "BLOB_UNKNOWN"),
+        Lost::Status(head) if head.status == 401 => (401, "UNAUTHORIZED"),
+        Lost::Status(head) if head.status == 403 => (403, "DENIED"),
+        Lost::Status(head) if head.status == 429 => (429, "TOOMANYREQUESTS"),
+        Lost::Stalled(_) => (504, "UNKNOWN"),
+        _ => (502, "UNKNOWN"),
+    };
+    let message = match cause {
+        Lost::Status(head) if head.status == 404 => format!("{upstream} has no {digest}"),
+        cause => format!("{digest} from {upstream}: {}", chain(cause)),
+    };
+    Refusal { status, code, message }
+}
+
+/// The cause as a metric's label.
+pub(super) const fn label(cause: &Lost) -> &'static str {
+    match cause {
+        Lost::Connect(_) => "connect",
+        Lost::Broken(_) => "broken",
+        Lost::Short => "short",
+        Lost::Stalled(_) => "stalled",
+        Lost::Status(_) => "status",
+        Lost::Head(_) => "head",
+        Lost::Range => "range",
+    }
+}

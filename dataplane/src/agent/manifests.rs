@@ -1,0 +1,230 @@
+//! Manifests and tags for whoever asks: from memory, the store, the parent, the registry, in this order; each fetched
+//! once however many ask.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::rc::Rc;
+
+use tokio::sync::OnceCell;
+use tokio::task::spawn_blocking;
+use tracing::{debug, warn};
+use xylem_protocol::Digest;
+use xylem_protocol::limits::{BLOB_IMAGES_MAX, MANIFEST_CACHE_BYTES_MAX, MANIFEST_MAX};
+
+use super::Agent;
+use super::flows::Refusal;
+use crate::origin::{
+    ACCEPT_ALL, Document, Manifest, OriginError, PeerRequest, Resolved, is_index, media_type_of,
+};
+
+/// What is asked of an upstream at the moment, and who waits for it.
+type Inflight<K, V> = RefCell<HashMap<K, Rc<OnceCell<V>>>>;
+
+type Fetched = Result<Manifest, Rc<OriginError>>;
+
+/// Manifests in memory, and those on the way.
+#[derive(Debug)]
+pub(super) struct Manifests {
+    cache: RefCell<crate::lru::Lru<Digest, Manifest>>,
+    cached_bytes: Cell<usize>,
+    /// Media types that a tag or an index has named for digests.
+    kinds: RefCell<crate::lru::Lru<Digest, String>>,
+    fetching: Inflight<Digest, Fetched>,
+    resolving: Inflight<(String, String, String), Result<Resolved, Rc<OriginError>>>,
+}
+
+/// A request for a manifest by its digest.
+#[derive(Debug, Clone)]
+pub(super) struct ManifestAsk {
+    pub(super) repository: String,
+    pub(super) digest: Digest,
+    /// The tree that it belongs to, when a child asks.
+    pub(super) image: Option<Digest>,
+    pub(super) path: Vec<String>,
+}
+
+impl Manifests {
+    pub(super) fn new() -> Self {
+        Self {
+            cache: RefCell::new(crate::lru::Lru::new(BLOB_IMAGES_MAX)),
+            cached_bytes: Cell::new(0),
+            kinds: RefCell::new(crate::lru::Lru::new(BLOB_IMAGES_MAX)),
+            fetching: Inflight::default(),
+            resolving: Inflight::default(),
+        }
+    }
+
+    fn cached(&self, digest: &Digest) -> Option<Manifest> {
+        self.cache.borrow_mut().get(digest).cloned()
+    }
+
+    fn keep(&self, manifest: &Manifest) {
+        if manifest.bytes.len() > MANIFEST_CACHE_BYTES_MAX / 2 {
+            return;
+        }
+        let mut cache = self.cache.borrow_mut();
+        let mut bytes = self.cached_bytes.get() + manifest.bytes.len();
+        if let Some((_, gone)) = cache.insert(manifest.digest, manifest.clone()) {
+            bytes -= gone.bytes.len();
+        }
+        while bytes > MANIFEST_CACHE_BYTES_MAX {
+            let Some((_, gone)) = cache.pop() else { break };
+            bytes -= gone.bytes.len();
+        }
+        self.cached_bytes.set(bytes);
+    }
+
+    fn kind(&self, digest: &Digest) -> Option<String> {
+        self.kinds.borrow_mut().get(digest).cloned()
+    }
+}
+
+impl Agent {
+    /// What a tag names now.
+    pub(super) async fn resolve(
+        &self,
+        repository: &str,
+        tag: &str,
+        accept: &str,
+    ) -> Result<Digest, Refusal> {
+        let key = (repository.to_owned(), tag.to_owned(), accept.to_owned());
+        let resolved = once(&self.manifests.resolving, key, async {
+            self.origin.resolve(repository, tag, accept).await.map_err(Rc::new)
+        })
+        .await;
+        match resolved {
+            Ok(Resolved::Named(digest, media_type)) => {
+                self.manifests.kinds.borrow_mut().insert(digest, media_type);
+                Ok(digest)
+            }
+            Ok(Resolved::Whole(manifest)) => {
+                let digest = manifest.digest;
+                self.learn(&manifest, repository);
+                self.persist(&manifest).await;
+                self.manifests.keep(&manifest);
+                Ok(digest)
+            }
+            Err(error) => Err(self.manifest_refusal(&error)),
+        }
+    }
+
+    /// A manifest by its digest.
+    pub(super) async fn manifest(&self, ask: &ManifestAsk) -> Result<Manifest, Refusal> {
+        if let Some(manifest) = self.manifest_here(&ask.digest).await {
+            self.learn(&manifest, &ask.repository);
+            return Ok(manifest);
+        }
+        if ask.path.contains(&self.settings.node) {
+            let message = format!("request has passed {} already", self.settings.node);
+            return Err(Refusal { status: 508, code: "UNKNOWN", message });
+        }
+        let fetched = once(&self.manifests.fetching, ask.digest, async {
+            let manifest = self.fetch_manifest(ask).await?;
+            self.learn(&manifest, &ask.repository);
+            self.persist(&manifest).await;
+            self.manifests.keep(&manifest);
+            Ok(manifest)
+        });
+        fetched.await.map_err(|error| self.manifest_refusal(&error))
+    }
+
+    fn manifest_refusal(&self, error: &OriginError) -> Refusal {
+        self.metrics.error("manifest");
+        Refusal { code: error.code("MANIFEST_UNKNOWN"), ..Refusal::origin(error) }
+    }
+
+    async fn manifest_here(&self, digest: &Digest) -> Option<Manifest> {
+        if let Some(manifest) = self.manifests.cached(digest) {
+            return Some(manifest);
+        }
+        self.store.size_of(digest)?;
+        let (store, wanted) = (self.store.clone(), *digest);
+        let read = spawn_blocking(move || store.read(&wanted, MANIFEST_MAX)).await.ok()?;
+        let bytes = read.inspect_err(|error| warn!(%error, "manifest in the store")).ok()??;
+        let media_type = self.manifests.kind(digest).unwrap_or_else(|| media_type_of(&bytes));
+        let manifest = Manifest { digest: *digest, media_type, bytes: bytes.into() };
+        self.manifests.keep(&manifest);
+        Some(manifest)
+    }
+
+    /// From the nodes above in the tree, then from the registry. An index has no tree.
+    async fn fetch_manifest(&self, ask: &ManifestAsk) -> Fetched {
+        let kind = self.manifests.kind(&ask.digest);
+        let mut last = None;
+        if !kind.is_some_and(|kind| is_index(&kind)) {
+            let image = ask.image.unwrap_or(ask.digest);
+            let mut path = ask.path.clone();
+            path.push(self.settings.node.clone());
+            let request = PeerRequest {
+                repository: ask.repository.clone(),
+                digest: ask.digest,
+                image,
+                node: self.settings.node.clone(),
+                path,
+            };
+            for peer in self.trees.upstreams(image, &ask.repository).await.iter() {
+                if ask.path.iter().any(|node| **node == *peer.node) {
+                    continue;
+                }
+                match self.peers.manifest(&peer.node, peer.address, &request).await {
+                    Ok(manifest) => return Ok(manifest),
+                    Err(error) => {
+                        debug!(digest = %ask.digest, error = crate::origin::chain(&error), "manifest of a peer");
+                        last = Some(error);
+                    }
+                }
+            }
+        }
+        let from_origin = self.origin.manifest(&ask.repository, &ask.digest, ACCEPT_ALL).await;
+        from_origin.map_err(|error| match (error, last) {
+            (OriginError::NoUpstream, Some(last)) => Rc::new(last),
+            (error, _) => Rc::new(error),
+        })
+    }
+
+    /// Takes from a manifest what belongs to what.
+    fn learn(&self, manifest: &Manifest, repository: &str) {
+        match Document::parse(&manifest.bytes) {
+            Some(Document::Image(blobs)) => {
+                self.trees.learn(manifest.digest, blobs.iter().map(|blob| blob.digest));
+                self.trees.learn(manifest.digest, std::iter::once(manifest.digest));
+                self.trees.join(manifest.digest, repository);
+            }
+            Some(Document::Index(images)) => {
+                self.trees.leave(&manifest.digest);
+                let mut kinds = self.manifests.kinds.borrow_mut();
+                for (image, _) in images {
+                    kinds.insert(image.digest, image.media_type);
+                }
+            }
+            None => self.trees.leave(&manifest.digest),
+        }
+    }
+
+    /// Into the store. A store that does not take it costs the manifest's next fetch, not this one.
+    async fn persist(&self, manifest: &Manifest) {
+        let (store, manifest) = (self.store.clone(), manifest.clone());
+        let put = spawn_blocking(move || store.put(&manifest.digest, &manifest.bytes)).await;
+        if let Ok(Err(error)) = put {
+            self.metrics.error("store");
+            warn!(error = crate::origin::chain(&error), "manifest not stored");
+        }
+    }
+}
+
+/// Runs one of several equal calls, and gives its result to all.
+async fn once<K: Clone + Eq + Hash, V: Clone>(
+    inflight: &Inflight<K, V>,
+    key: K,
+    call: impl Future<Output = V>,
+) -> V {
+    let cell = inflight.borrow_mut().entry(key.clone()).or_default().clone();
+    let value = cell.get_or_init(|| call).await.clone();
+    let mut inflight = inflight.borrow_mut();
+    // A later call may have begun anew under the same key.
+    if inflight.get(&key).is_some_and(|present| Rc::ptr_eq(present, &cell)) {
+        inflight.remove(&key);
+    }
+    value
+}

@@ -1,0 +1,284 @@
+//! Pulls into the node's own store: started, followed and remembered for whoever polls them.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
+use tracing::info;
+use xylem_protocol::Digest;
+use xylem_protocol::limits::{PULL_BLOBS_MAX, PULLS_MAX};
+use xylem_protocol::names::{Target, check_repository};
+
+use super::flows::{FlowAsk, Refusal};
+use super::manifests::ManifestAsk;
+use super::{Agent, monotonic_ns};
+use crate::origin::{ACCEPT_ALL, Descriptor, Document, Manifest, Platform};
+
+/// Body of `POST /xylem/v1/pulls`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PullAsk {
+    /// Repository.
+    name: String,
+    /// Tag or digest.
+    reference: String,
+    /// `host[:port]`; must be the upstream's. Empty: whatever the upstream is.
+    #[serde(default)]
+    registry: String,
+    /// `os/architecture`; default is this machine's.
+    #[serde(default)]
+    platform: Option<String>,
+}
+
+/// A pull that has been checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Wanted {
+    repository: String,
+    target: Target,
+    platform: Platform,
+}
+
+#[derive(Debug)]
+struct Pull {
+    wanted: Wanted,
+    image: Option<Digest>,
+    blobs: Vec<(Descriptor, bool)>,
+    start_ns: u64,
+    end_ns: Option<u64>,
+    error: Option<String>,
+}
+
+/// All pulls, the latest ones.
+#[derive(Debug, Default)]
+pub(super) struct Pulls {
+    map: RefCell<BTreeMap<u64, Pull>>,
+    last: Cell<u64>,
+}
+
+/// State of a pull, as `GET /xylem/v1/pulls/N` shows it.
+#[derive(Debug, Serialize)]
+pub(super) struct PullJson {
+    id: u64,
+    state: &'static str,
+    error: Option<String>,
+    image: Option<String>,
+    manifest: Option<String>,
+    done_bytes: u64,
+    total_bytes: u64,
+    blobs: Vec<PullBlobJson>,
+    start_ns: u64,
+    end_ns: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct PullBlobJson {
+    digest: String,
+    size: u64,
+    media_type: String,
+    done_bytes: u64,
+    complete: bool,
+}
+
+impl Pulls {
+    fn with<T>(&self, id: u64, act: impl FnOnce(&mut Pull) -> T) -> Option<T> {
+        self.map.borrow_mut().get_mut(&id).map(act)
+    }
+
+    /// A running pull of the same image, or a new one; `None` when too many run.
+    fn add(&self, wanted: &Wanted) -> Option<(u64, bool)> {
+        let mut map = self.map.borrow_mut();
+        let same = map.iter().find(|(_, pull)| pull.end_ns.is_none() && pull.wanted == *wanted);
+        if let Some((&id, _)) = same {
+            return Some((id, false));
+        }
+        if map.len() >= PULLS_MAX {
+            let oldest = map.iter().find(|(_, pull)| pull.end_ns.is_some()).map(|(&id, _)| id)?;
+            map.remove(&oldest);
+        }
+        let id = self.last.get() + 1;
+        self.last.set(id);
+        let pull = Pull {
+            wanted: wanted.clone(),
+            image: None,
+            blobs: Vec::new(),
+            start_ns: monotonic_ns(),
+            end_ns: None,
+            error: None,
+        };
+        map.insert(id, pull);
+        Some((id, true))
+    }
+}
+
+fn bad_request(message: impl Into<String>) -> Refusal {
+    Refusal { status: 400, code: "NAME_INVALID", message: message.into() }
+}
+
+impl Agent {
+    /// Starts a pull; returns its number.
+    pub(super) fn pull(self: &Rc<Self>, body: &[u8]) -> Result<u64, Refusal> {
+        let ask: PullAsk = serde_json::from_slice(body)
+            .map_err(|error| bad_request(format!("body is no pull request: {error}")))?;
+        let wanted = self.check_pull(ask)?;
+        let Some((id, is_new)) = self.pulls.add(&wanted) else {
+            let message = format!("{PULLS_MAX} pulls are running already; try again");
+            return Err(Refusal { status: 503, code: "TOOMANYREQUESTS", message });
+        };
+        if is_new {
+            let agent = self.clone();
+            tokio_uring::spawn(async move {
+                let outcome = agent.run_pull(id, &wanted).await;
+                let state = if outcome.is_ok() { "done" } else { "failed" };
+                info!(id, repository = wanted.repository, target = %wanted.target, state, "pull");
+                agent.pulls.with(id, |pull| {
+                    pull.end_ns = Some(monotonic_ns());
+                    pull.error = outcome.err().map(|refusal| refusal.message);
+                });
+            });
+        }
+        Ok(id)
+    }
+
+    fn check_pull(&self, ask: PullAsk) -> Result<Wanted, Refusal> {
+        check_repository(&ask.name).map_err(|error| bad_request(error.to_string()))?;
+        let target = ask.reference.parse().map_err(|error| bad_request(format!("{error}")))?;
+        let serves = ask.registry.is_empty() || self.origin.serves(&ask.registry);
+        if !serves {
+            let upstream = self.origin.name().unwrap_or_else(|| "nothing".to_owned());
+            let message = format!("this node's upstream is {upstream}, not {}", ask.registry);
+            return Err(bad_request(message));
+        }
+        let platform = match &ask.platform {
+            None => Platform::host(),
+            Some(text) => Platform::parse(text)
+                .ok_or_else(|| bad_request(format!("{text:?} is no platform: os/architecture")))?,
+        };
+        Ok(Wanted { repository: ask.name, target, platform })
+    }
+
+    async fn run_pull(self: &Rc<Self>, id: u64, wanted: &Wanted) -> Result<(), Refusal> {
+        let (image, blobs) = self.image(wanted).await?;
+        self.pulls.with(id, |pull| {
+            pull.image = Some(image.digest);
+            pull.blobs = blobs.iter().map(|blob| (blob.clone(), false)).collect();
+        });
+        let mut rest = blobs.into_iter();
+        let mut running = JoinSet::new();
+        loop {
+            while running.len() < PULL_BLOBS_MAX
+                && let Some(blob) = rest.next()
+            {
+                let (agent, repository) = (self.clone(), wanted.repository.clone());
+                let image = image.digest;
+                running
+                    .spawn_local(async move { agent.pull_blob(id, image, repository, blob).await });
+            }
+            match running.join_next().await {
+                None => return Ok(()),
+                Some(Ok(outcome)) => outcome?,
+                Some(Err(_)) => return Err(interrupted()),
+            }
+        }
+    }
+
+    /// The image's manifest, which is then in the store, and its blobs.
+    async fn image(&self, wanted: &Wanted) -> Result<(Manifest, Vec<Descriptor>), Refusal> {
+        let Wanted { repository, target, platform } = wanted;
+        let mut digest = match target {
+            Target::Tag(tag) => self.resolve(repository, tag, ACCEPT_ALL).await?,
+            Target::Digest(digest) => *digest,
+        };
+        // An index, and the image that it names: no index names an index.
+        for _ in 0..2 {
+            let ask = ManifestAsk {
+                repository: repository.clone(),
+                digest,
+                image: None,
+                path: Vec::new(),
+            };
+            let manifest = self.manifest(&ask).await?;
+            let document = Document::parse(&manifest.bytes);
+            if let Some(Document::Image(mut blobs)) = document {
+                let mut seen = std::collections::HashSet::new();
+                blobs.retain(|blob| seen.insert(blob.digest));
+                return Ok((manifest, blobs));
+            }
+            let Some(index) = document else { break };
+            let found = index.select(platform).map(|descriptor| descriptor.digest);
+            digest = found.ok_or_else(|| Refusal {
+                status: 404,
+                code: "MANIFEST_UNKNOWN",
+                message: format!("{repository}@{digest} has no image for {platform}"),
+            })?;
+        }
+        let message = format!("{repository}@{digest} is neither an image nor an index of images");
+        Err(Refusal { status: 502, code: "MANIFEST_INVALID", message })
+    }
+
+    async fn pull_blob(
+        self: Rc<Self>,
+        id: u64,
+        image: Digest,
+        repository: String,
+        blob: Descriptor,
+    ) -> Result<(), Refusal> {
+        let ask = FlowAsk { repository, image: Some(image), path: Vec::new() };
+        let outcome = self.fetch(blob.digest, ask).await.map_err(|_| interrupted())?;
+        let size = outcome.map_err(|refusal| (*refusal).clone())?;
+        if size != blob.size {
+            let message =
+                format!("{} has {size} bytes, its manifest says {}", blob.digest, blob.size);
+            return Err(Refusal { status: 502, code: "SIZE_INVALID", message });
+        }
+        self.pulls.with(id, |pull| {
+            for (descriptor, complete) in &mut pull.blobs {
+                *complete |= descriptor.digest == blob.digest;
+            }
+        });
+        Ok(())
+    }
+
+    /// State of a pull.
+    pub(super) fn pull_json(&self, id: u64) -> Option<PullJson> {
+        self.pulls.with(id, |pull| {
+            let blobs: Vec<PullBlobJson> = pull
+                .blobs
+                .iter()
+                .map(|(blob, complete)| {
+                    let received = || self.flows.with(&blob.digest, |flow| flow.at.min(blob.size));
+                    let done_bytes = if *complete { blob.size } else { received().unwrap_or(0) };
+                    PullBlobJson {
+                        digest: blob.digest.to_string(),
+                        size: blob.size,
+                        media_type: blob.media_type.clone(),
+                        done_bytes,
+                        complete: *complete,
+                    }
+                })
+                .collect();
+            let image = pull.image.map(|image| image.to_string());
+            PullJson {
+                id,
+                state: match (pull.end_ns, &pull.error) {
+                    (None, _) => "running",
+                    (_, None) => "done",
+                    (_, Some(_)) => "failed",
+                },
+                error: pull.error.clone(),
+                manifest: image.clone(),
+                image,
+                done_bytes: blobs.iter().map(|blob| blob.done_bytes).sum(),
+                total_bytes: blobs.iter().map(|blob| blob.size).sum(),
+                blobs,
+                start_ns: pull.start_ns,
+                end_ns: pull.end_ns,
+            }
+        })
+    }
+}
+
+fn interrupted() -> Refusal {
+    Refusal { status: 500, code: "UNKNOWN", message: "interrupted".to_owned() }
+}

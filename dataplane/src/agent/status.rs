@@ -1,0 +1,96 @@
+//! What the node tells about itself: `/xylem/v1/status`, metrics, and what control hears.
+
+use serde_json::{Value, json};
+use xylem_protocol::pb;
+
+use super::Agent;
+
+impl Agent {
+    /// State of the node.
+    pub(super) fn status(&self) -> Value {
+        let settings = &self.settings;
+        let totals = self.store.totals();
+        let control = self.control.as_ref().map(
+            |control| json!({ "address": control.address(), "connected": control.is_connected() }),
+        );
+        let (mode, reason) = self.hops.borrow().probes();
+        let mut flows = Vec::new();
+        self.flows.for_each(|digest, flow| {
+            flows.push(json!({
+                "digest": digest.to_string(),
+                "received_bytes": flow.at,
+                "size": flow.size,
+                "source": &*flow.upstream,
+            }));
+        });
+        let images = self.trees.view().into_iter().map(|tree| {
+            json!({
+                "image": tree.image.to_string(),
+                "epoch": tree.epoch,
+                "parent": tree.parent.as_deref(),
+            })
+        });
+        let report = self.report.borrow();
+        json!({
+            "node": settings.node,
+            "version": env!("CARGO_PKG_VERSION"),
+            "listen": settings.listen.to_string(),
+            "upstream": self.origin.name(),
+            "control": control,
+            "memory": {
+                "bytes": settings.memory_bytes,
+                "slots_used": report.slots_used,
+            },
+            "connections": { "downstream": report.downstream, "catching_up": report.catching_up },
+            "store": {
+                "blobs": totals.blobs,
+                "bytes": totals.bytes,
+                "partial": totals.partial,
+                "free_bytes": self.store.free_bytes(),
+            },
+            "probes": { "mode": mode, "reason": reason },
+            "flows": flows,
+            "images": images.collect::<Vec<Value>>(),
+        })
+    }
+
+    /// Metrics, brought up to date.
+    pub(super) fn metrics_text(&self) -> String {
+        let totals = self.store.totals();
+        let connected = self.control.as_ref().is_some_and(|control| control.is_connected());
+        self.metrics.text(
+            &totals,
+            self.flows.len(),
+            connected,
+            &self.report.borrow(),
+            self.hops.borrow().reports(),
+        )
+    }
+
+    /// What a control process that may be new has to know.
+    pub(super) fn hello(&self) -> (pb::Hello, Vec<pb::Join>) {
+        let settings = &self.settings;
+        let held = |digest: &xylem_protocol::Digest| self.store.size_of(digest).unwrap_or(0);
+        let (memberships, joins) = self.trees.rejoin(held);
+        let hello = pb::Hello {
+            node: settings.node.clone(),
+            address: settings.advertise.to_string(),
+            zone: settings.zone.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            memberships,
+        };
+        (hello, joins)
+    }
+
+    pub(super) fn heartbeat(&self) -> pb::Heartbeat {
+        pb::Heartbeat {
+            held_bytes: self.store.held_bytes(),
+            free_bytes: self.store.free_bytes(),
+            active_flows: u32::try_from(self.flows.len()).unwrap_or(u32::MAX),
+        }
+    }
+
+    pub(super) fn hop_reports(&self) -> Vec<pb::HopReport> {
+        self.hops.borrow().reports().to_vec()
+    }
+}

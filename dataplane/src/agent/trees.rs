@@ -1,0 +1,222 @@
+//! Which tree a blob belongs to, and who is above this node in it. Asks control; decides nothing.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+use tracing::{debug, warn};
+use xylem_protocol::limits::{BLOB_IMAGES_MAX, JOIN_WAIT_MS, TREES_MAX, UPSTREAMS_MAX};
+use xylem_protocol::names::check_node;
+use xylem_protocol::{Digest, pb};
+
+use super::control::ControlLink;
+use crate::lru::Lru;
+
+/// A node above this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Upstream {
+    /// Its name.
+    pub(super) node: Arc<str>,
+    /// Its data port.
+    pub(super) address: SocketAddr,
+}
+
+/// This node's place in one tree.
+#[derive(Debug)]
+struct Tree {
+    /// Repository, for people.
+    name: String,
+    epoch: u64,
+    /// Parent first; `None` until control has said.
+    upstreams: Option<Rc<[Upstream]>>,
+    /// Until when requests wait for control.
+    wait_until: Instant,
+}
+
+/// A tree, for `status`.
+#[derive(Debug, Clone)]
+pub(super) struct TreeView {
+    pub(super) image: Digest,
+    pub(super) epoch: u64,
+    pub(super) parent: Option<Arc<str>>,
+}
+
+/// All trees that this node is in.
+#[derive(Debug)]
+pub(super) struct Trees {
+    node: String,
+    control: Option<Rc<ControlLink>>,
+    trees: RefCell<Lru<Digest, Tree>>,
+    /// Image of each blob that a manifest has named.
+    blobs: RefCell<Lru<Digest, Digest>>,
+    changed: Notify,
+}
+
+impl Trees {
+    pub(super) fn new(node: &str, control: Option<Rc<ControlLink>>) -> Self {
+        Self {
+            node: node.to_owned(),
+            control,
+            trees: RefCell::new(Lru::new(TREES_MAX)),
+            blobs: RefCell::new(Lru::new(BLOB_IMAGES_MAX)),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Remembers that blobs belong to an image.
+    pub(super) fn learn(&self, image: Digest, blobs: impl Iterator<Item = Digest>) {
+        let mut map = self.blobs.borrow_mut();
+        for blob in blobs {
+            map.insert(blob, image);
+        }
+    }
+
+    /// The image that a blob was last named by.
+    pub(super) fn image_of(&self, blob: &Digest) -> Option<Digest> {
+        self.blobs.borrow_mut().get(blob).copied()
+    }
+
+    /// Who is above this node in an image's tree; nobody when control does not say in time.
+    pub(super) async fn upstreams(&self, image: Digest, name: &str) -> Rc<[Upstream]> {
+        if self.control.is_none() {
+            return Rc::from([]);
+        }
+        self.join(image, name);
+        loop {
+            let changed = self.changed.notified();
+            let deadline = match self.trees.borrow_mut().get(&image) {
+                Some(Tree { upstreams: Some(upstreams), .. }) => return upstreams.clone(),
+                Some(tree) => tree.wait_until,
+                None => return Rc::from([]),
+            };
+            if timeout_at(deadline, changed).await.is_err() {
+                debug!(%image, "control has not answered; going on with the registry");
+                return Rc::from([]);
+            }
+        }
+    }
+
+    /// Who is above this node as far as is known, without waiting.
+    pub(super) fn known_upstreams(&self, image: &Digest) -> Rc<[Upstream]> {
+        let mut trees = self.trees.borrow_mut();
+        let known = trees.get(image).and_then(|tree| tree.upstreams.clone());
+        known.unwrap_or_else(|| Rc::from([]))
+    }
+
+    /// Tells control of an interest in an image, once.
+    pub(super) fn join(&self, image: Digest, name: &str) {
+        let Some(control) = &self.control else { return };
+        let mut trees = self.trees.borrow_mut();
+        if trees.get(&image).is_some() {
+            return;
+        }
+        let tree = Tree {
+            name: name.to_owned(),
+            epoch: 0,
+            upstreams: None,
+            wait_until: Instant::now() + Duration::from_millis(JOIN_WAIT_MS),
+        };
+        if let Some((gone, _)) = trees.insert(image, tree) {
+            control.send(pb::node_message::Kind::Leave(pb::Leave { image: gone.to_string() }));
+        }
+        let join = pb::Join { image: image.to_string(), name: name.to_owned() };
+        control.send(pb::node_message::Kind::Join(join));
+    }
+
+    /// An image turned out to be none (an index): there is no tree for it.
+    pub(super) fn leave(&self, image: &Digest) {
+        if self.trees.borrow_mut().remove(image).is_some()
+            && let Some(control) = &self.control
+        {
+            control.send(pb::node_message::Kind::Leave(pb::Leave { image: image.to_string() }));
+        }
+    }
+
+    /// Control has said where this node's place is.
+    pub(super) fn assign(&self, assignment: &pb::Assignment) {
+        let Ok(image) = assignment.image.parse::<Digest>() else {
+            warn!(image = assignment.image, "control assigned a place in no tree");
+            return;
+        };
+        let upstreams: Rc<[Upstream]> = assignment
+            .upstreams
+            .iter()
+            .filter_map(upstream)
+            .filter(|upstream| *upstream.node != *self.node)
+            .take(UPSTREAMS_MAX)
+            .collect();
+        let mut trees = self.trees.borrow_mut();
+        let Some(tree) = trees.get(&image) else { return };
+        if tree.upstreams.is_some() && assignment.epoch < tree.epoch {
+            return;
+        }
+        debug!(%image, epoch = assignment.epoch, parent = ?upstreams.first(), "assigned");
+        tree.epoch = assignment.epoch;
+        tree.upstreams = Some(upstreams);
+        drop(trees);
+        self.changed.notify_waiters();
+    }
+
+    /// Control will not have this node in a tree: the registry it is.
+    pub(super) fn refused(&self, image: &Digest) {
+        if let Some(tree) = self.trees.borrow_mut().get(image) {
+            tree.upstreams.get_or_insert_with(|| Rc::from([]));
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// The places to claim at a control process that may be new, and the trees to join there. Epochs start anew.
+    pub(super) fn rejoin(
+        &self,
+        held_bytes: impl Fn(&Digest) -> u64,
+    ) -> (Vec<pb::Membership>, Vec<pb::Join>) {
+        let images: Vec<Digest> = self.trees.borrow().iter().map(|(image, _)| *image).collect();
+        let (mut memberships, mut joins) = (Vec::new(), Vec::new());
+        for image in images {
+            let held_bytes = self.held(&image, &held_bytes);
+            let mut trees = self.trees.borrow_mut();
+            let Some(tree) = trees.get(&image) else { continue };
+            tree.epoch = 0;
+            let (name, image) = (tree.name.clone(), image.to_string());
+            match &tree.upstreams {
+                Some(upstreams) => {
+                    let parent = upstreams.first().map_or(String::new(), |up| up.node.to_string());
+                    memberships.push(pb::Membership { image, name, parent, held_bytes });
+                }
+                None => joins.push(pb::Join { image, name }),
+            }
+        }
+        (memberships, joins)
+    }
+
+    fn held(&self, image: &Digest, bytes_of: impl Fn(&Digest) -> u64) -> u64 {
+        let blobs = self.blobs.borrow();
+        blobs.iter().filter(|(_, of)| *of == image).map(|(blob, _)| bytes_of(blob)).sum()
+    }
+
+    /// All trees.
+    pub(super) fn view(&self) -> Vec<TreeView> {
+        let trees = self.trees.borrow();
+        let view = |(image, tree): (&Digest, &Tree)| TreeView {
+            image: *image,
+            epoch: tree.epoch,
+            parent: tree.upstreams.as_ref().and_then(|ups| ups.first()).map(|up| up.node.clone()),
+        };
+        let mut all: Vec<TreeView> = trees.iter().map(view).collect();
+        all.sort_by_key(|tree| tree.image);
+        all
+    }
+}
+
+fn upstream(peer: &pb::Peer) -> Option<Upstream> {
+    let address = peer.address.parse().ok();
+    if check_node(&peer.node).is_err() || address.is_none() {
+        warn!(node = peer.node, address = peer.address, "control named an upstream that is none");
+        return None;
+    }
+    Some(Upstream { node: peer.node.as_str().into(), address: address? })
+}
