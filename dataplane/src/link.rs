@@ -297,6 +297,8 @@ pub struct Report {
     pub downstream: u32,
     /// Slots in use now.
     pub slots_used: u32,
+    /// Readers served from the file now.
+    pub catching_up: u32,
     /// Times that a reader was moved from the live edge to the file.
     pub detached_total: u64,
 }

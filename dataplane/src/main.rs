@@ -13,6 +13,7 @@ use tracing::info;
 use tracing_subscriber::EnvFilter;
 use xylem_dataplane::agent::{self, AgentError};
 use xylem_dataplane::config::{Config, Options, Verify};
+use xylem_dataplane::driver;
 use xylem_dataplane::link::{self, HotEnd};
 use xylem_dataplane::origin::Origin;
 use xylem_dataplane::ring::EventFd;
@@ -135,31 +136,5 @@ struct RingAtEnd(Arc<EventFd>);
 impl Drop for RingAtEnd {
     fn drop(&mut self) {
         self.0.ring();
-    }
-}
-
-/// Stands for the ring thread until it is here.
-mod driver {
-    use std::net::TcpListener;
-
-    use xylem_dataplane::link::HotEnd;
-
-    #[derive(Debug)]
-    pub struct Settings {
-        pub memory_bytes: Option<u64>,
-        pub verify: bool,
-    }
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("this build has no ring thread (memory {0:?}, verify {1})")]
-    pub struct DriverError(Option<u64>, bool);
-
-    pub fn run(
-        settings: Settings,
-        _listener: TcpListener,
-        _hot: HotEnd,
-        _ready: impl FnOnce(u64),
-    ) -> Result<(), DriverError> {
-        Err(DriverError(settings.memory_bytes, settings.verify))
     }
 }

@@ -207,8 +207,8 @@ impl Driver {
         let crc = std::mem::take(&mut flow.units.1);
         // A blob has at most BLOB_MAX / UNIT_BYTES units, a u32.
         flow.units.0 += crc.len() as u32;
-        let digest = flow.digest;
-        self.tell(ToCold::Units { digest, first, crc });
+        let (digest, size) = (flow.digest, flow.size.unwrap_or(0));
+        self.tell(ToCold::Units { digest, size, first, crc });
     }
 
     /// A flow begins, or begins anew, with what its file holds.

@@ -223,6 +223,7 @@ impl Driver {
             flows: self.progress(),
             connections,
             downstream: u32::try_from(self.conns.len()).unwrap_or(u32::MAX),
+            catching_up: self.relay.readers_behind(),
             slots_used: self.relay.slots_used(),
             detached_total: self.relay.totals().detached,
         };

@@ -7,7 +7,7 @@ use reqwest::header::ACCEPT;
 use reqwest::{Client, StatusCode};
 use xylem_protocol::Digest;
 use xylem_protocol::http::{HEADER_IMAGE, HEADER_NODE, HEADER_PATH};
-use xylem_protocol::limits::{CONNECT_PEER_MS, MANIFEST_MAX, PEER_MANIFEST_MS};
+use xylem_protocol::limits::{CONNECT_MS, MANIFEST_MAX, PEER_MANIFEST_MS};
 
 use super::registry::{USER_AGENT, bounded, checked};
 use super::{ACCEPT_ALL, Manifest, OriginError, tls};
@@ -55,7 +55,7 @@ impl PeerClient {
             .tls_backend_preconfigured(tls::client_config(false, None)?)
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
-            .connect_timeout(Duration::from_millis(CONNECT_PEER_MS))
+            .connect_timeout(Duration::from_millis(CONNECT_MS))
             .timeout(Duration::from_millis(PEER_MANIFEST_MS))
             .build()
             .map_err(OriginError::Client)?;

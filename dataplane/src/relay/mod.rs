@@ -378,6 +378,13 @@ impl Relay {
         self.pool.held(slot).filled
     }
 
+    /// Readers that are served from the file.
+    pub fn readers_behind(&self) -> u32 {
+        let readers = self.readers.iter().flatten();
+        let behind = readers.filter(|reader| reader.mode == reader::Mode::Behind);
+        u32::try_from(behind.count()).unwrap_or(u32::MAX)
+    }
+
     /// Slots in use.
     pub fn slots_used(&self) -> u32 {
         self.pool.used()
