@@ -1,0 +1,475 @@
+//! The function tree of FaaSNet: balanced, at most two children, joins at the first vacancy in level order.
+//!
+//! A node joins under the first node in level order that has fewer than two children, on the left if that is free. When
+//! a node leaves, a leaf is unlinked, an only child takes its parent's place, and in place of a node with two children
+//! comes the first leaf in level order below it; then rotations restore the balance from there up to the root, as in an
+//! AVL tree, except that the nodes have no keys.
+//!
+//! The paper finds the vacancy and the leaf by walking the levels. Here every node knows of its subtree how tall it is,
+//! and how far below the nearest vacancy and the nearest leaf are. "First in level order" is "nearest, and leftmost
+//! among the nearest", so both are found by one walk down, O(log n), and the numbers are mended by one walk up.
+//!
+//! A join cannot unbalance: all levels down to the shallowest vacancy are full, so on the way up from there no sibling
+//! is shorter by more than the new level. Hence every tree is an AVL tree and [`HEIGHT_MAX`](super::HEIGHT_MAX) holds.
+
+use std::collections::VecDeque;
+
+use super::{EDGES_MAX, Edge, Place, TreeError};
+use crate::limits::TREE_NODES_MAX;
+
+const NIL: u32 = u32::MAX;
+const LEFT: usize = 0;
+const RIGHT: usize = 1;
+
+/// What a node knows of the subtree below and including it. Distances in edges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Summary {
+    /// Levels; 0 without a subtree.
+    levels: u8,
+    /// Distance to the nearest leaf.
+    leaf: u8,
+    /// Distance to the nearest node with fewer than two children.
+    vacancy: u8,
+}
+
+impl Summary {
+    const NONE: Self = Self { levels: 0, leaf: u8::MAX, vacancy: u8::MAX };
+
+    fn above(left: Self, right: Self) -> Self {
+        let vacant = left.levels == 0 || right.levels == 0;
+        Self {
+            levels: 1 + left.levels.max(right.levels),
+            leaf: left.leaf.min(right.leaf).wrapping_add(1),
+            vacancy: if vacant { 0 } else { 1 + left.vacancy.min(right.vacancy) },
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Knot {
+    up: u32,
+    down: [u32; 2],
+    generation: u32,
+    occupied: bool,
+    summary: Summary,
+}
+
+/// One function tree.
+#[derive(Debug)]
+pub struct Ft {
+    knots: Vec<Knot>,
+    free: Vec<u32>,
+    root: u32,
+    len: u32,
+    /// Who got another parent in the change at hand, and which parent it had before.
+    moved: Vec<(u32, u32)>,
+}
+
+impl Default for Ft {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Ft {
+    /// An empty tree.
+    pub const fn new() -> Self {
+        Self { knots: Vec::new(), free: Vec::new(), root: NIL, len: 0, moved: Vec::new() }
+    }
+
+    /// Nodes in the tree.
+    pub const fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether nobody is in the tree.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The node that reads the registry.
+    pub fn root(&self) -> Option<Place> {
+        self.place(self.root)
+    }
+
+    /// Whom a node reads from; `None` at the root and for places that are not in the tree.
+    pub fn parent(&self, place: Place) -> Option<Place> {
+        let index = self.index(place).ok()?;
+        self.place(self.knots[index as usize].up)
+    }
+
+    /// Who reads from a node, left before right; none for places that are not in the tree.
+    pub fn children(&self, place: Place) -> impl Iterator<Item = Place> + '_ {
+        let down = self.index(place).map_or([NIL; 2], |index| self.knots[index as usize].down);
+        down.into_iter().filter_map(|child| self.place(child))
+    }
+
+    /// All nodes with their level, level by level from the root, left to right.
+    pub fn level_order(&self) -> impl Iterator<Item = (Place, u32)> + '_ {
+        let mut queue: VecDeque<_> = self.root().map(|root| (root, 0)).into_iter().collect();
+        std::iter::from_fn(move || {
+            let (place, level) = queue.pop_front()?;
+            queue.extend(self.children(place).map(|child| (child, level + 1)));
+            Some((place, level))
+        })
+    }
+
+    /// Adds a node at the first vacancy in level order and appends its edge to `edges`. O(log n).
+    ///
+    /// # Errors
+    /// [`TreeError::Full`].
+    pub fn join(&mut self, edges: &mut Vec<Edge>) -> Result<Place, TreeError> {
+        let mut parent = self.root;
+        if parent != NIL {
+            while self.knots[parent as usize].summary.vacancy > 0 {
+                let [left, right] = self.knots[parent as usize].down;
+                let nearer = self.summary(left).vacancy <= self.summary(right).vacancy;
+                parent = if nearer { left } else { right };
+            }
+        }
+        self.add(parent, edges)
+    }
+
+    /// Adds a node under a chosen parent, where the two held together before this tree was built. O(log n).
+    ///
+    /// # Errors
+    /// [`TreeError::NoRoom`] if the parent has two children or the tree would lose its balance;
+    /// [`TreeError::Unknown`], [`TreeError::Full`].
+    pub fn join_under(&mut self, parent: Place, edges: &mut Vec<Edge>) -> Result<Place, TreeError> {
+        let index = self.index(parent)?;
+        if !self.has_room(index) {
+            return Err(TreeError::NoRoom);
+        }
+        self.add(index, edges)
+    }
+
+    /// Takes a node out and appends the edges that change because of it, at most [`EDGES_MAX`]. O(log n).
+    ///
+    /// # Errors
+    /// [`TreeError::Unknown`].
+    pub fn leave(&mut self, place: Place, edges: &mut Vec<Edge>) -> Result<(), TreeError> {
+        let gone = self.index(place)?;
+        self.moved.clear();
+        let Knot { up, down: [left, right], .. } = self.knots[gone as usize];
+        let start = if left == NIL || right == NIL {
+            self.swap_below(up, gone, if left == NIL { right } else { left });
+            up
+        } else {
+            self.put_first_leaf_in_place_of(gone)
+        };
+        let knot = &mut self.knots[gone as usize];
+        knot.occupied = false;
+        knot.generation = knot.generation.wrapping_add(1);
+        self.free.push(gone);
+        self.len -= 1;
+        self.rebalance(start);
+        self.report_moved(edges);
+        Ok(())
+    }
+
+    fn index(&self, place: Place) -> Result<u32, TreeError> {
+        match self.knots.get(place.index as usize) {
+            Some(knot) if knot.occupied && knot.generation == place.generation => Ok(place.index),
+            _ => Err(TreeError::Unknown),
+        }
+    }
+
+    fn place(&self, index: u32) -> Option<Place> {
+        let knot = self.knots.get(index as usize)?;
+        Some(Place { index, generation: knot.generation })
+    }
+
+    fn summary(&self, index: u32) -> Summary {
+        self.knots.get(index as usize).map_or(Summary::NONE, |knot| knot.summary)
+    }
+
+    /// Left subtree's levels less the right one's.
+    fn lean(&self, index: u32) -> i16 {
+        let [left, right] = self.knots[index as usize].down;
+        i16::from(self.summary(left).levels) - i16::from(self.summary(right).levels)
+    }
+
+    fn refresh(&mut self, index: u32) {
+        let [left, right] = self.knots[index as usize].down;
+        self.knots[index as usize].summary =
+            Summary::above(self.summary(left), self.summary(right));
+    }
+
+    /// Whether a leaf more below `index` keeps every node above it balanced.
+    fn has_room(&self, index: u32) -> bool {
+        if !self.knots[index as usize].down.contains(&NIL) {
+            return false;
+        }
+        let (mut levels, mut at, mut below) = (1, index, NIL);
+        while at != NIL {
+            let knot = &self.knots[at as usize];
+            let beside = if knot.down[LEFT] == below { RIGHT } else { LEFT };
+            let other = self.summary(knot.down[beside]).levels;
+            if levels > other + 1 {
+                return false;
+            }
+            if levels.max(other) < knot.summary.levels {
+                break;
+            }
+            levels = 1 + levels.max(other);
+            (below, at) = (at, knot.up);
+        }
+        true
+    }
+
+    fn add(&mut self, parent: u32, edges: &mut Vec<Edge>) -> Result<Place, TreeError> {
+        if self.len == TREE_NODES_MAX {
+            return Err(TreeError::Full);
+        }
+        let summary = Summary::above(Summary::NONE, Summary::NONE);
+        let index = if let Some(index) = self.free.pop() {
+            let generation = self.knots[index as usize].generation;
+            self.knots[index as usize] =
+                Knot { up: parent, down: [NIL; 2], generation, occupied: true, summary };
+            index
+        } else {
+            self.knots.push(Knot {
+                up: parent,
+                down: [NIL; 2],
+                generation: 0,
+                occupied: true,
+                summary,
+            });
+            self.len
+        };
+        self.len += 1;
+        if parent == NIL {
+            self.root = index;
+        } else {
+            let down = &mut self.knots[parent as usize].down;
+            let side = if down[LEFT] == NIL { LEFT } else { RIGHT };
+            debug_assert_eq!(down[side], NIL);
+            down[side] = index;
+        }
+        let mut at = parent;
+        while at != NIL {
+            let before = self.knots[at as usize].summary;
+            self.refresh(at);
+            if self.knots[at as usize].summary == before {
+                break;
+            }
+            at = self.knots[at as usize].up;
+        }
+        let child = Place { index, generation: self.knots[index as usize].generation };
+        edges.push(Edge { child, parent: self.place(parent) });
+        Ok(child)
+    }
+
+    /// Puts the first leaf in level order below `gone` in its place; answers where the balance is to be mended from.
+    fn put_first_leaf_in_place_of(&mut self, gone: u32) -> u32 {
+        let mut leaf = gone;
+        while self.summary(leaf).levels > 1 {
+            let [left, right] = self.knots[leaf as usize].down;
+            leaf = if self.summary(left).leaf <= self.summary(right).leaf { left } else { right };
+        }
+        let from = self.knots[leaf as usize].up;
+        self.swap_below(from, leaf, NIL);
+        let Knot { up, down: [left, right], summary, .. } = self.knots[gone as usize];
+        self.knots[leaf as usize].summary = summary;
+        self.hang(leaf, LEFT, left);
+        self.hang(leaf, RIGHT, right);
+        self.swap_below(up, gone, leaf);
+        if from == gone { leaf } else { from }
+    }
+
+    /// Makes `child` the child of `parent` on that side, and remembers whose parent it was that changed.
+    fn hang(&mut self, parent: u32, side: usize, child: u32) {
+        self.knots[parent as usize].down[side] = child;
+        self.set_up(child, parent);
+    }
+
+    /// Puts `new` where `old` hangs below `parent`; below nothing it becomes the root.
+    fn swap_below(&mut self, parent: u32, old: u32, new: u32) {
+        if parent == NIL {
+            self.root = new;
+        } else {
+            let down = &mut self.knots[parent as usize].down;
+            let side = if down[LEFT] == old { LEFT } else { RIGHT };
+            debug_assert_eq!(down[side], old);
+            down[side] = new;
+        }
+        self.set_up(new, parent);
+    }
+
+    fn set_up(&mut self, child: u32, parent: u32) {
+        let Some(knot) = self.knots.get_mut(child as usize) else { return };
+        if knot.up != parent {
+            if !self.moved.iter().any(|&(index, _)| index == child) {
+                self.moved.push((child, knot.up));
+            }
+            knot.up = parent;
+        }
+    }
+
+    /// Mends numbers and balance from `at` up to the root, or to where nothing changes any more.
+    fn rebalance(&mut self, mut at: u32) {
+        while at != NIL {
+            let before = self.knots[at as usize].summary;
+            self.refresh(at);
+            let top = match self.lean(at) {
+                2.. => self.lower(at, LEFT),
+                ..=-2 => self.lower(at, RIGHT),
+                _ => at,
+            };
+            if self.knots[top as usize].summary == before {
+                break;
+            }
+            at = self.knots[top as usize].up;
+        }
+    }
+
+    /// Rotates so that the heavy side of `at` loses a level; answers who is on top now.
+    fn lower(&mut self, at: u32, heavy: usize) -> u32 {
+        let child = self.knots[at as usize].down[heavy];
+        let inward = if heavy == LEFT { self.lean(child) < 0 } else { self.lean(child) > 0 };
+        if inward {
+            self.rotate(child, 1 - heavy);
+        }
+        self.rotate(at, heavy)
+    }
+
+    /// Lifts the child on that side above `at`; answers that child.
+    fn rotate(&mut self, at: u32, side: usize) -> u32 {
+        let child = self.knots[at as usize].down[side];
+        let inner = self.knots[child as usize].down[1 - side];
+        self.swap_below(self.knots[at as usize].up, at, child);
+        self.hang(at, side, inner);
+        self.hang(child, 1 - side, at);
+        self.refresh(at);
+        self.refresh(child);
+        child
+    }
+
+    /// Appends the edges of all whose parent is another than before the change.
+    fn report_moved(&mut self, edges: &mut Vec<Edge>) {
+        debug_assert!(self.moved.len() <= EDGES_MAX as usize);
+        for &(index, before) in &self.moved {
+            let knot = &self.knots[index as usize];
+            if knot.up != before {
+                let child = Place { index, generation: knot.generation };
+                edges.push(Edge { child, parent: self.place(knot.up) });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The levels of the tree after `joins`, then `leaves` in order, then `more` joins; nodes count from 0.
+    fn levels(joins: usize, leaves: &[usize], more: usize) -> Vec<Vec<usize>> {
+        let (mut tree, mut places, mut edges) = (Ft::new(), Vec::new(), Vec::new());
+        for _ in 0..joins {
+            places.push(tree.join(&mut edges).unwrap());
+        }
+        for &node in leaves {
+            tree.leave(places[node], &mut edges).unwrap();
+            assert_eq!(tree.leave(places[node], &mut edges), Err(TreeError::Unknown));
+        }
+        let mut names: Vec<usize> = vec![usize::MAX; joins];
+        for (node, place) in places.iter().enumerate().filter(|(node, _)| !leaves.contains(node)) {
+            names[place.index() as usize] = node;
+        }
+        for node in joins..joins + more {
+            let place = tree.join(&mut edges).unwrap();
+            names.resize(names.len().max(place.index() as usize + 1), usize::MAX);
+            names[place.index() as usize] = node;
+        }
+        let mut levels: Vec<Vec<usize>> = Vec::new();
+        for (place, level) in tree.level_order() {
+            levels.resize(level as usize + 1, Vec::new());
+            levels[level as usize].push(names[place.index() as usize]);
+        }
+        assert_eq!(levels.iter().map(Vec::len).sum::<usize>(), tree.len() as usize);
+        levels
+    }
+
+    #[test]
+    fn joins_fill_level_by_level() {
+        assert_eq!(levels(0, &[], 0), Vec::<Vec<usize>>::new());
+        assert_eq!(levels(7, &[], 0), [vec![0], vec![1, 2], vec![3, 4, 5, 6]]);
+    }
+
+    #[test]
+    fn published_leaves() {
+        let seven: &[usize] = &[8, 9, 10, 11, 12, 13, 14];
+        let cases: [(usize, &[usize], &[&[usize]]); 6] = [
+            (15, &[1, 2, 3], &[&[0], &[7, 11], &[8, 4, 5, 6], &[9, 10, 12, 13, 14]]),
+            (15, &[0], &[&[7], &[1, 2], &[3, 4, 5, 6], seven]),
+            (10, &[5, 6, 9], &[&[1], &[3, 0], &[7, 8, 4, 2]]),
+            (9, &[6, 5, 2], &[&[1], &[3, 0], &[7, 8, 4]]),
+            (7, &[0], &[&[3], &[1, 2], &[4, 5, 6]]),
+            (8, &[3, 4], &[&[0], &[1, 2], &[7, 5, 6]]),
+        ];
+        for (joins, leaves, expected) in cases {
+            assert_eq!(levels(joins, leaves, 0), expected, "{joins}; {leaves:?}");
+        }
+        let twelve = [vec![0], vec![1, 5], vec![3, 4, 11, 6], vec![7, 8, 9, 10]];
+        assert_eq!(levels(12, &[2], 0), twelve);
+    }
+
+    #[test]
+    fn published_leaves_and_joins() {
+        let expected = [vec![1], vec![3, 0], vec![7, 8, 4, 9], vec![10, 11]];
+        assert_eq!(levels(9, &[6, 5, 2], 3), expected);
+    }
+
+    #[test]
+    fn the_last_nodes_leave() {
+        assert_eq!(levels(1, &[0], 0), Vec::<Vec<usize>>::new());
+        assert_eq!(levels(2, &[0], 0), [vec![1]]);
+        assert_eq!(levels(2, &[0, 1], 1), [vec![2]]);
+        assert_eq!(levels(3, &[0, 1, 2], 2), [vec![3], vec![4]]);
+    }
+
+    #[test]
+    fn foreign_places_are_refused() {
+        let (mut tree, mut edges) = (Ft::new(), Vec::new());
+        let place = tree.join(&mut edges).unwrap();
+        let (mut other, mut ignored) = (Ft::new(), Vec::new());
+        assert_eq!(other.leave(place, &mut ignored), Err(TreeError::Unknown));
+        assert_eq!(other.join_under(place, &mut ignored), Err(TreeError::Unknown));
+        assert!(ignored.is_empty() && other.is_empty());
+        tree.leave(place, &mut edges).unwrap();
+        let again = tree.join(&mut edges).unwrap();
+        assert_eq!(again.index(), place.index());
+        assert_ne!(again, place);
+        assert_eq!(tree.leave(place, &mut edges), Err(TreeError::Unknown));
+    }
+
+    #[test]
+    fn a_chosen_parent_needs_room_and_balance() {
+        let (mut tree, mut edges) = (Ft::new(), Vec::new());
+        let root = tree.join(&mut edges).unwrap();
+        let left = tree.join_under(root, &mut edges).unwrap();
+        assert_eq!(
+            tree.join_under(left, &mut edges),
+            Err(TreeError::NoRoom),
+            "two levels beside none"
+        );
+        let right = tree.join_under(root, &mut edges).unwrap();
+        assert_eq!(tree.join_under(root, &mut edges), Err(TreeError::NoRoom), "a third child");
+        let below = tree.join_under(right, &mut edges).unwrap();
+        assert_eq!(tree.parent(below), Some(right));
+        assert_eq!(tree.join_under(below, &mut edges), Err(TreeError::NoRoom));
+        assert_eq!(edges.len(), 4);
+    }
+
+    #[test]
+    fn a_full_tree_refuses() {
+        let (mut tree, mut edges) = (Ft::new(), Vec::new());
+        for _ in 0..TREE_NODES_MAX {
+            tree.join(&mut edges).unwrap();
+        }
+        assert_eq!(tree.join(&mut edges), Err(TreeError::Full));
+        assert_eq!(tree.len(), TREE_NODES_MAX);
+        let deepest = tree.level_order().last().map(|(_, level)| level);
+        assert_eq!(deepest, Some(TREE_NODES_MAX.ilog2()));
+    }
+}
