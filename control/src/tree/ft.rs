@@ -10,11 +10,12 @@
 //! among the nearest", so both are found by one walk down, O(log n), and the numbers are mended by one walk up.
 //!
 //! A join cannot unbalance: all levels down to the shallowest vacancy are full, so on the way up from there no sibling
-//! is shorter by more than the new level. Hence every tree is an AVL tree and [`HEIGHT_MAX`](super::HEIGHT_MAX) holds.
+//! is shorter by more than the new level. Only [`Ft::join_under`] can, within [`HEIGHT_MAX`]; rotations never make a
+//! tree taller, and each leave mends what it finds on its way up.
 
 use std::collections::VecDeque;
 
-use super::{EDGES_MAX, Edge, Place, TreeError};
+use super::{EDGES_MAX, Edge, HEIGHT_MAX, Place, TreeError};
 use crate::limits::TREE_NODES_MAX;
 
 const NIL: u32 = u32::MAX;
@@ -133,11 +134,12 @@ impl Ft {
     /// Adds a node under a chosen parent, where the two held together before this tree was built. O(log n).
     ///
     /// # Errors
-    /// [`TreeError::NoRoom`] if the parent has two children or the tree would lose its balance;
+    /// [`TreeError::NoRoom`] if the parent has two children or stands [`HEIGHT_MAX`] levels below the root;
     /// [`TreeError::Unknown`], [`TreeError::Full`].
     pub fn join_under(&mut self, parent: Place, edges: &mut Vec<Edge>) -> Result<Place, TreeError> {
         let index = self.index(parent)?;
-        if !self.has_room(index) {
+        let full = !self.knots[index as usize].down.contains(&NIL);
+        if full || self.depth(index) >= HEIGHT_MAX {
             return Err(TreeError::NoRoom);
         }
         self.add(index, edges)
@@ -195,26 +197,14 @@ impl Ft {
             Summary::above(self.summary(left), self.summary(right));
     }
 
-    /// Whether a leaf more below `index` keeps every node above it balanced.
-    fn has_room(&self, index: u32) -> bool {
-        if !self.knots[index as usize].down.contains(&NIL) {
-            return false;
-        }
-        let (mut levels, mut at, mut below) = (1, index, NIL);
+    /// Edges between a node and the root.
+    fn depth(&self, index: u32) -> u32 {
+        let (mut depth, mut at) = (0, self.knots[index as usize].up);
         while at != NIL {
-            let knot = &self.knots[at as usize];
-            let beside = if knot.down[LEFT] == below { RIGHT } else { LEFT };
-            let other = self.summary(knot.down[beside]).levels;
-            if levels > other + 1 {
-                return false;
-            }
-            if levels.max(other) < knot.summary.levels {
-                break;
-            }
-            levels = 1 + levels.max(other);
-            (below, at) = (at, knot.up);
+            depth += 1;
+            at = self.knots[at as usize].up;
         }
-        true
+        depth
     }
 
     fn add(&mut self, parent: u32, edges: &mut Vec<Edge>) -> Result<Place, TreeError> {
@@ -444,21 +434,40 @@ mod tests {
     }
 
     #[test]
-    fn a_chosen_parent_needs_room_and_balance() {
+    fn a_chosen_parent_needs_room() {
         let (mut tree, mut edges) = (Ft::new(), Vec::new());
         let root = tree.join(&mut edges).unwrap();
-        let left = tree.join_under(root, &mut edges).unwrap();
-        assert_eq!(
-            tree.join_under(left, &mut edges),
-            Err(TreeError::NoRoom),
-            "two levels beside none"
-        );
-        let right = tree.join_under(root, &mut edges).unwrap();
+        tree.join_under(root, &mut edges).unwrap();
+        let mut last = tree.join_under(root, &mut edges).unwrap();
         assert_eq!(tree.join_under(root, &mut edges), Err(TreeError::NoRoom), "a third child");
-        let below = tree.join_under(right, &mut edges).unwrap();
-        assert_eq!(tree.parent(below), Some(right));
-        assert_eq!(tree.join_under(below, &mut edges), Err(TreeError::NoRoom));
-        assert_eq!(edges.len(), 4);
+        for _ in 1..HEIGHT_MAX {
+            let below = tree.join_under(last, &mut edges).unwrap();
+            assert_eq!(tree.parent(below), Some(last));
+            last = below;
+        }
+        assert_eq!(tree.join_under(last, &mut edges), Err(TreeError::NoRoom), "too deep");
+        assert_eq!(edges.len() as u32, 2 + HEIGHT_MAX);
+        assert_eq!(tree.level_order().last(), Some((last, HEIGHT_MAX)));
+    }
+
+    #[test]
+    fn leaves_mend_a_chain() {
+        let (mut tree, mut edges) = (Ft::new(), Vec::new());
+        let mut last = tree.join(&mut edges).unwrap();
+        for _ in 0..HEIGHT_MAX {
+            last = tree.join_under(last, &mut edges).unwrap();
+        }
+        let (mut left, mut deepest) = (tree.len(), HEIGHT_MAX);
+        while let Some((place, level)) = tree.level_order().last() {
+            assert!(level <= deepest, "never taller than before");
+            deepest = level;
+            edges.clear();
+            tree.leave(place, &mut edges).unwrap();
+            assert!(edges.len() <= EDGES_MAX as usize);
+            left -= 1;
+            assert_eq!(tree.level_order().count() as u32, left, "all still connected");
+        }
+        assert_eq!(left, 0);
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub enum TreeError {
     /// The place was left already, or belongs to another tree.
     #[error("no such place in the tree")]
     Unknown,
-    /// A node under that parent would be a third child, or would unbalance the tree.
+    /// A node under that parent would be a third child, or too far from the root.
     #[error("the parent has no room")]
     NoRoom,
 }
@@ -52,7 +52,7 @@ const fn balanced_height_max(nodes: u32) -> u32 {
     height - 1
 }
 
-/// Most levels between the root and a leaf, in edges.
+/// Most levels between the root and a leaf, in edges: what the largest balanced tree needs.
 pub const HEIGHT_MAX: u32 = balanced_height_max(TREE_NODES_MAX);
 
 /// Most edges that one leave changes: three for the place itself, and a double rotation on each level above.
