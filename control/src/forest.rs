@@ -192,6 +192,11 @@ impl Forest {
         self.trees.contains_key(&key)
     }
 
+    /// Nodes in a tree.
+    pub fn len(&self, key: TreeKey) -> u32 {
+        self.trees.get(&key).map_or(0, |tree| tree.shape.len())
+    }
+
     /// Whether that node is in that tree.
     pub fn is_member(&self, node: NodeId, key: TreeKey) -> bool {
         self.memberships.get(&node).is_some_and(|keys| keys.contains(&key))

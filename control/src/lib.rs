@@ -1,5 +1,8 @@
 //! Control: which node reads from which, per image; and the command line that shows it. Never carries a block.
 
+pub mod api;
 pub mod forest;
 pub mod limits;
+pub mod server;
+pub mod state;
 pub mod tree;

@@ -58,6 +58,9 @@ pub const HEARTBEAT_MS: u32 = 1000;
 /// How long a node that is gone still stands in the status, ms.
 pub const GONE_KEPT_MS: u64 = 600_000;
 
+/// How long a new stream may wait with its hello, ms.
+pub const HELLO_WAIT_MAX_MS: u64 = 10_000;
+
 /// How long open connections may take to end after a signal, ms.
 pub const SHUTDOWN_MAX_MS: u64 = 2000;
 

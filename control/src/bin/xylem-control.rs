@@ -1,2 +1,76 @@
-//! Placeholder.
-fn main() {}
+//! The control process: arranges nodes into trees. See `xylem_control::server`.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+use xylem_control::limits::{HEARTBEAT_MAX_MS, HEARTBEAT_MIN_MS, HEARTBEAT_MS};
+use xylem_control::server::{Options, Server};
+
+/// Arranges nodes into one tree per image and tells each node whom to read from; carries no image data itself.
+///
+/// Nodes (xylemd --control) and the command line (xylem) use the same port. State is kept in memory and rebuilt from
+/// the nodes' reports after a restart.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// Where to serve nodes (gRPC) and xylem (HTTP)
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:4440")]
+    listen: SocketAddr,
+    /// Shape of the trees; ft is the balanced binary function tree
+    #[arg(long, value_enum, default_value = "ft")]
+    shape: Shape,
+    /// Period of the nodes' heartbeats; a node that misses 3 leaves its trees
+    #[arg(long, value_name = "MS", default_value_t = HEARTBEAT_MS)]
+    #[arg(value_parser = clap::value_parser!(u32).range(i64::from(HEARTBEAT_MIN_MS)..=i64::from(HEARTBEAT_MAX_MS)))]
+    heartbeat: u32,
+    /// What to log on stderr: error, warn, info, debug, or a tracing filter
+    #[arg(long, value_name = "FILTER", default_value = "warn")]
+    log: EnvFilter,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Shape {
+    Ft,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xylem-control: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let Arguments { listen, shape: Shape::Ft, heartbeat, log } = arguments;
+    tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).init();
+    // One core suffices for all that control does.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
+        let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
+        let server = Server::bind(Options { listen, heartbeat_ms: heartbeat }).await?;
+        println!("xylem-control listening on {}", server.address());
+        std::io::stdout().flush().context("cannot write to stdout")?;
+        server
+            .run(async move {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+            })
+            .await?;
+        Ok(())
+    })
+}

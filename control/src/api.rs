@@ -1,0 +1,120 @@
+//! What control's HTTP API says, as types: written by the server, read by the command line. No behaviour.
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /api/v1/status`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Control's version.
+    pub version: String,
+    /// Shape of the trees: `ft`.
+    pub shape: String,
+    /// Seconds since control started.
+    pub uptime_s: f64,
+    /// All nodes, by name, also those that are gone since a few minutes.
+    pub nodes: Vec<Node>,
+    /// How many trees stand.
+    pub trees: u32,
+}
+
+/// One node in [`Status`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its name.
+    pub node: String,
+    /// `ip:port` of its data port.
+    pub address: String,
+    /// Its zone; may be empty.
+    pub zone: String,
+    /// Whether its stream to control is open.
+    pub connected: bool,
+    /// Milliseconds since its latest message.
+    pub last_seen_ms: u64,
+    /// Bytes of all complete blobs.
+    pub held_bytes: u64,
+    /// Free space of its store, bytes.
+    pub free_bytes: u64,
+    /// Blobs that it is receiving.
+    pub active_flows: u32,
+    /// Version of its software.
+    pub version: String,
+}
+
+/// `GET /api/v1/trees`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Trees {
+    /// By image.
+    pub trees: Vec<Tree>,
+}
+
+/// One tree.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tree {
+    /// Digest of the image's manifest.
+    pub image: String,
+    /// Repository name under which it was asked for first.
+    pub name: String,
+    /// Shape: `ft`.
+    pub shape: String,
+    /// Grows with each change of the tree.
+    pub epoch: u64,
+    /// Level by level from the root, left to right.
+    pub nodes: Vec<TreeNode>,
+}
+
+/// One node of a [`Tree`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TreeNode {
+    /// Its name.
+    pub node: String,
+    /// `ip:port` of its data port.
+    pub address: String,
+    /// Whom it reads from; `None` at the root, which reads the registry.
+    pub parent: Option<String>,
+    /// Who reads from it, left before right.
+    pub children: Vec<String>,
+    /// Edges to the root.
+    pub level: u32,
+}
+
+/// `GET /api/v1/hops`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hops {
+    /// Those from the registry first, then by parent and child.
+    pub hops: Vec<Hop>,
+}
+
+/// One hop, merged from the reports of its two ends. Byte counts are TCP payload, parent to child.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hop {
+    /// Name of the sending node, or `registry`.
+    pub parent: String,
+    /// Name of the receiving node.
+    pub child: String,
+    /// Counted by the relay.
+    pub relay_bytes: u64,
+    /// Counted by the kernel; 0 without a source.
+    pub kernel_bytes: u64,
+    /// With packet headers; 0 where not known.
+    pub wire_bytes: u64,
+    /// Payload over the time in which the hop was active.
+    pub mbit_s: f64,
+    /// Smoothed round trip.
+    pub srtt_ms: f64,
+    /// Shortest round trip.
+    pub min_rtt_ms: f64,
+    /// Segments sent again.
+    pub retransmits: u64,
+    /// Request sent to first body byte, median.
+    pub first_byte_ms: f64,
+    /// The same, 99th percentile.
+    pub first_byte_p99_ms: f64,
+    /// A unit's time in the parent, received to sent, median.
+    pub unit_p50_ms: f64,
+    /// The same, 99th percentile.
+    pub unit_p99_ms: f64,
+    /// What limits the hop: `sender`, `network`, `receiver` or `unknown`.
+    pub verdict: String,
+    /// Where the kernel's figures come from: `bpf`, `tcp_info` or `none`.
+    pub source: String,
+}

@@ -1,0 +1,66 @@
+//! The HTTP side of control's port: JSON for `xylem`, metrics, health. Reads the state, never changes it.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::json;
+use tonic::service::Routes;
+
+use super::attach;
+use super::core::Core;
+
+/// All that control's port answers, gRPC included.
+pub(super) fn router(core: Arc<Core>) -> Router {
+    let api = Router::new()
+        .route("/api/v1/status", get(status))
+        .route("/api/v1/trees", get(trees))
+        .route("/api/v1/hops", get(hops))
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(async || "ok\n"))
+        .with_state(Arc::clone(&core));
+    let streams = Routes::new(attach::service(core)).into_axum_router();
+    streams.merge(api).fallback(not_found).method_not_allowed_fallback(not_allowed)
+}
+
+async fn status(State(core): State<Arc<Core>>) -> Response {
+    let now_ms = core.now_ms();
+    Json(core.read(|state| state.status(now_ms))).into_response()
+}
+
+async fn trees(State(core): State<Arc<Core>>) -> Response {
+    Json(core.read(|state| state.trees())).into_response()
+}
+
+async fn hops(State(core): State<Arc<Core>>) -> Response {
+    Json(core.read(|state| state.hop_table())).into_response()
+}
+
+async fn metrics(State(core): State<Arc<Core>>) -> Response {
+    let totals = core.read(|state| state.totals());
+    match core.metrics.text(totals) {
+        Ok(text) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "metrics could not be written"),
+    }
+}
+
+async fn not_found() -> Response {
+    error(
+        StatusCode::NOT_FOUND,
+        "no such path; see /api/v1/status, trees, hops, /metrics, /healthz",
+    )
+}
+
+async fn not_allowed() -> Response {
+    error(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here")
+}
+
+fn error(status: StatusCode, reason: &str) -> Response {
+    (status, Json(json!({ "error": reason }))).into_response()
+}

@@ -1,0 +1,127 @@
+//! Control as a process: one port for the nodes' streams and the HTTP API, one clock, one lock around the state.
+
+mod attach;
+mod convert;
+mod core;
+mod http;
+mod listen;
+mod metrics;
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::serve::ListenerExt;
+use tokio::net::TcpListener;
+use tokio::time::MissedTickBehavior;
+
+use self::core::Core;
+use crate::limits::SHUTDOWN_MAX_MS;
+use crate::state::Settings;
+
+/// What the operator chose.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Where to listen; port 0 lets the system choose.
+    pub listen: SocketAddr,
+    /// Period of the heartbeat, ms.
+    pub heartbeat_ms: u32,
+}
+
+/// Why control does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address is taken, or not this machine's.
+    #[error(
+        "cannot listen on {address}: {source}; stop what listens there or choose another --listen"
+    )]
+    Listen {
+        /// Which address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The listening socket failed.
+    #[error("the listening socket failed")]
+    Serve(#[source] io::Error),
+}
+
+/// A control that listens and does not serve yet.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    core: Arc<Core>,
+}
+
+impl Server {
+    /// Listens.
+    ///
+    /// # Errors
+    /// [`ServeError::Listen`].
+    pub async fn bind(options: Options) -> Result<Self, ServeError> {
+        let refused = |source| ServeError::Listen { address: options.listen, source };
+        let listener = TcpListener::bind(options.listen).await.map_err(refused)?;
+        let address = listener.local_addr().map_err(refused)?;
+        let settings = Settings { heartbeat_ms: options.heartbeat_ms, first_epoch: first_epoch() };
+        Ok(Self { listener, address, core: Arc::new(Core::new(settings)) })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `stop` is ready, then ends all streams and closes.
+    ///
+    /// # Errors
+    /// [`ServeError::Serve`].
+    pub async fn run(
+        self,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), ServeError> {
+        let Self { listener, core, .. } = self;
+        let clock = tokio::spawn(tick(Arc::clone(&core)));
+        let listener = listen::Bounded::new(listener).tap_io(|io| io.without_delay());
+        let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
+        let stop = {
+            let core = Arc::clone(&core);
+            async move {
+                stop.await;
+                core.close();
+                drop(stopping);
+            }
+        };
+        let serve = axum::serve(listener, http::router(core)).with_graceful_shutdown(stop);
+        let patience = async move {
+            // Only the drop of the sender ends this wait.
+            let _ = stopped.await;
+            tokio::time::sleep(Duration::from_millis(SHUTDOWN_MAX_MS)).await;
+        };
+        let result = tokio::select! {
+            result = serve.into_future() => result,
+            () = patience => Ok(()),
+        };
+        clock.abort();
+        result.map_err(ServeError::Serve)
+    }
+}
+
+/// Drives the state's clock, four times in each heartbeat.
+async fn tick(core: Arc<Core>) {
+    let period = Duration::from_millis(u64::from(core.heartbeat_ms())) / 4;
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        core.tick();
+    }
+}
+
+/// Microseconds since 1970: above all epochs of an earlier control, unless that changed trees every microsecond.
+fn first_epoch() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_micros()).unwrap_or_default()
+}

@@ -1,0 +1,405 @@
+//! All that control knows, behind one function: an event of one stream in, messages to streams out. Time comes in with
+//! the events; sockets, tasks and clocks are the server's. Kept in memory, and rebuilt from the nodes' own reports: an
+//! engine that replicates the events would stand behind the same function.
+//!
+//! A node is *attached* while its stream is open, *lost* for a short while after that, keeping its places, and then
+//! *gone*: out of all trees, still shown for some minutes. In the first heartbeats after the start control *settles*:
+//! places that nodes report are collected, and trees are built of them when the time is over. Only joins to trees that
+//! somebody has claimed wait for that.
+
+mod hops;
+mod roster;
+mod view;
+
+use std::collections::{BTreeMap, HashMap};
+
+use xylem_protocol::pb;
+use xylem_protocol::pb::control_message::Kind;
+
+use crate::forest::{self, Assignment, Claim, Claimed, Forest, ForestError, NodeId, TreeKey};
+use crate::limits::{HEARTBEATS_MISSED_MAX, LOST_HEARTBEATS_MAX, SETTLE_HEARTBEATS};
+pub(crate) use hops::REGISTRY;
+use hops::Reports;
+use roster::{Node, Phase, Roster};
+pub use view::Totals;
+
+/// One stream of one node; never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SessionId(pub u64);
+
+/// What the operator chose.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Period of the heartbeat, ms.
+    pub heartbeat_ms: u32,
+    /// Must be above the epoch of any earlier control that nodes have heard of.
+    pub first_epoch: u64,
+}
+
+/// A node introduces itself.
+#[derive(Clone, Debug)]
+pub struct Hello {
+    /// Unique name.
+    pub node: String,
+    /// `ip:port` of its data port.
+    pub address: String,
+    /// Free label.
+    pub zone: String,
+    /// Of its software.
+    pub version: String,
+    /// Places that it holds already.
+    pub memberships: Vec<Membership>,
+}
+
+/// A place that a node holds already.
+#[derive(Clone, Debug)]
+pub struct Membership {
+    /// In which tree.
+    pub key: TreeKey,
+    /// Repository name, for people.
+    pub name: String,
+    /// Name of the parent; empty at the root.
+    pub parent: String,
+}
+
+/// What a node can say. All of it is checked for form, none of it for sense.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// First message.
+    Hello(Hello),
+    /// Interest in an image.
+    Join {
+        /// Which.
+        key: TreeKey,
+        /// Repository name, for people.
+        name: String,
+    },
+    /// No interest any more.
+    Leave {
+        /// In which.
+        key: TreeKey,
+    },
+    /// Still there.
+    Heartbeat(pb::Heartbeat),
+    /// Counters of hops.
+    Hops(Vec<pb::HopReport>),
+    /// The node ends.
+    Goodbye,
+    /// The stream broke off.
+    Lost,
+}
+
+/// What the server is to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Send a message.
+    Send {
+        /// On which stream.
+        session: SessionId,
+        /// What.
+        message: Kind,
+    },
+    /// Close a stream after what was sent on it.
+    End {
+        /// Which.
+        session: SessionId,
+    },
+}
+
+/// Claims to one tree, and newcomers that wait for it to be built.
+#[derive(Debug, Default)]
+struct Claims {
+    places: Vec<(NodeId, String)>,
+    newcomers: Vec<NodeId>,
+}
+
+/// All that control knows.
+#[derive(Debug)]
+pub struct State {
+    settings: Settings,
+    started_ms: u64,
+    forest: Forest,
+    roster: Roster,
+    /// Repository names of trees, for people.
+    names: HashMap<TreeKey, String>,
+    /// While settling: what is claimed. `None` afterwards.
+    claimed: Option<BTreeMap<TreeKey, Claims>>,
+    /// Scratch for the assignments of one event.
+    assignments: Vec<Assignment>,
+}
+
+impl State {
+    /// An empty state that settles from `now_ms` on.
+    pub fn new(settings: Settings, now_ms: u64) -> Self {
+        Self {
+            settings,
+            started_ms: now_ms,
+            forest: Forest::new(settings.first_epoch),
+            roster: Roster::default(),
+            names: HashMap::new(),
+            claimed: Some(BTreeMap::new()),
+            assignments: Vec::new(),
+        }
+    }
+
+    /// Applies what a node said on a stream and appends what is to be sent.
+    pub fn apply(&mut self, session: SessionId, event: Event, now_ms: u64, out: &mut Vec<Output>) {
+        let node = self.roster.by_session(session);
+        if let Some(node) = node.and_then(|node| self.roster.get_mut(node)) {
+            node.last_seen_ms = now_ms;
+        }
+        match (node, event) {
+            (None, Event::Hello(hello)) => self.hello(session, hello, now_ms, out),
+            (Some(_), Event::Hello(_)) => refuse(session, None, "hello was said already", out),
+            (None, Event::Lost | Event::Goodbye) => {}
+            (None, _) => refuse(session, None, "the first message must be hello", out),
+            (Some(node), Event::Join { key, name }) => self.join(node, key, name, out),
+            (Some(node), Event::Leave { key }) => self.leave(session, node, key, out),
+            (Some(node), Event::Heartbeat(heartbeat)) => {
+                if let Some(node) = self.roster.get_mut(node) {
+                    node.heartbeat = heartbeat;
+                }
+            }
+            (Some(node), Event::Hops(reports)) => self.hops(session, node, reports, now_ms, out),
+            (Some(node), Event::Goodbye) => {
+                self.down(node, now_ms, out);
+                self.roster.remove(node);
+                out.push(Output::End { session });
+            }
+            (Some(node), Event::Lost) => {
+                self.roster.detach(node, Phase::Lost { since_ms: now_ms });
+            }
+        }
+    }
+
+    /// Lets time pass: ends settling, takes out nodes that are silent or lost, forgets those long gone.
+    pub fn tick(&mut self, now_ms: u64, out: &mut Vec<Output>) {
+        let settle_ms = u64::from(SETTLE_HEARTBEATS * self.settings.heartbeat_ms);
+        if self.claimed.is_some() && now_ms >= self.started_ms + settle_ms {
+            self.settle(out);
+        }
+        let silence_ms = u64::from(HEARTBEATS_MISSED_MAX * self.settings.heartbeat_ms);
+        let lost_ms = u64::from(LOST_HEARTBEATS_MAX * self.settings.heartbeat_ms);
+        for node in self.roster.ids() {
+            let Some(known) = self.roster.get(node) else { continue };
+            match known.phase {
+                Phase::Attached(session) if now_ms > known.last_seen_ms + silence_ms => {
+                    let reason = format!("no message for {HEARTBEATS_MISSED_MAX} heartbeats");
+                    refuse(session, None, reason, out);
+                    out.push(Output::End { session });
+                    self.down(node, now_ms, out);
+                }
+                Phase::Lost { since_ms } if now_ms > since_ms + lost_ms => {
+                    self.down(node, now_ms, out);
+                }
+                Phase::Attached(_) | Phase::Lost { .. } | Phase::Gone { .. } => {}
+            }
+        }
+        self.roster.forget_long_gone(now_ms);
+    }
+
+    fn hello(&mut self, session: SessionId, hello: Hello, now_ms: u64, out: &mut Vec<Output>) {
+        let Hello { node: name, address, zone, version, memberships } = hello;
+        let known = self.roster.by_name(&name).and_then(|node| self.roster.get(node));
+        let moved = known.is_some_and(|known| known.address != address);
+        if let Some(Phase::Attached(old)) = known.map(|known| known.phase) {
+            let reason = format!("node {name} attached again from {address}, this stream ends");
+            refuse(old, None, reason, out);
+            out.push(Output::End { session: old });
+        }
+        let attached = Node::attached(name, address, zone, version, session, now_ms);
+        let Some(node) = self.roster.attach(attached) else {
+            refuse(session, None, "control knows too many nodes already", out);
+            out.push(Output::End { session });
+            return;
+        };
+        let heartbeat_ms = self.settings.heartbeat_ms;
+        let message = Kind::Welcome(pb::Welcome { heartbeat_ms, report_ms: heartbeat_ms });
+        out.push(Output::Send { session, message });
+        if moved {
+            self.change_surely(&forest::Event::Moved { node }, out);
+        }
+        // The node's word is final: from trees that it does not name it has gone.
+        self.forget_claims(node);
+        let held: Vec<_> = self.forest.memberships(node).collect();
+        for key in held.into_iter().filter(|key| memberships.iter().all(|held| held.key != *key)) {
+            self.change_surely(&forest::Event::Leave { node, key }, out);
+            self.drop_name(key);
+        }
+        for held in memberships {
+            self.claim(session, node, held, out);
+        }
+    }
+
+    fn claim(&mut self, session: SessionId, node: NodeId, held: Membership, out: &mut Vec<Output>) {
+        let key = held.key;
+        if let Some(claimed) = &mut self.claimed
+            && !self.forest.is_member(node, key)
+        {
+            let claims = claimed.entry(key).or_default();
+            if claims.places.iter().all(|(other, _)| *other != node) {
+                claims.places.push((node, held.parent));
+                self.names.entry(key).or_insert(held.name);
+            }
+            return;
+        }
+        let claim = Claim { node, parent: self.resolve(&held.parent) };
+        self.names.entry(key).or_insert(held.name);
+        self.change_surely(&forest::Event::Restore { key, claims: &[claim] }, out);
+        if !self.forest.is_member(node, key) {
+            self.drop_name(key);
+            refuse(session, Some(key), "there is no room for this place", out);
+        }
+    }
+
+    fn resolve(&self, parent: &str) -> Claimed {
+        if parent.is_empty() {
+            return Claimed::Registry;
+        }
+        self.roster.by_name(parent).map_or(Claimed::Stranger, Claimed::Node)
+    }
+
+    /// Builds trees of what was claimed, then lets the newcomers in.
+    fn settle(&mut self, out: &mut Vec<Output>) {
+        for (key, Claims { places, newcomers }) in self.claimed.take().unwrap_or_default() {
+            let resolved = |(node, parent): &(NodeId, String)| Claim {
+                node: *node,
+                parent: self.resolve(parent),
+            };
+            let claims: Vec<_> = places.iter().map(resolved).collect();
+            self.change_surely(&forest::Event::Restore { key, claims: &claims }, out);
+            for node in newcomers {
+                self.join_or_refuse(node, key, out);
+            }
+            self.drop_name(key);
+        }
+    }
+
+    fn join(&mut self, node: NodeId, key: TreeKey, name: String, out: &mut Vec<Output>) {
+        if let Some(claims) = self.claimed.as_mut().and_then(|claimed| claimed.get_mut(&key))
+            && !self.forest.is_member(node, key)
+        {
+            let known = claims.places.iter().any(|(other, _)| *other == node);
+            if !known && !claims.newcomers.contains(&node) {
+                claims.newcomers.push(node);
+            }
+            return;
+        }
+        self.names.entry(key).or_insert(name);
+        self.join_or_refuse(node, key, out);
+        self.drop_name(key);
+    }
+
+    fn join_or_refuse(&mut self, node: NodeId, key: TreeKey, out: &mut Vec<Output>) {
+        let Err(error) = self.change(&forest::Event::Join { node, key }, out) else { return };
+        if let Some(Phase::Attached(session)) = self.roster.get(node).map(|node| node.phase) {
+            refuse(session, Some(key), error.to_string(), out);
+        }
+    }
+
+    fn leave(&mut self, session: SessionId, node: NodeId, key: TreeKey, out: &mut Vec<Output>) {
+        if self.forget_claim(node, key) {
+            return;
+        }
+        match self.change(&forest::Event::Leave { node, key }, out) {
+            Ok(()) => self.drop_name(key),
+            Err(error) => refuse(session, Some(key), error.to_string(), out),
+        }
+    }
+
+    fn hops(
+        &mut self,
+        session: SessionId,
+        node: NodeId,
+        reports: Vec<pb::HopReport>,
+        now_ms: u64,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(node) = self.roster.get_mut(node) else { return };
+        for report in reports {
+            if Reports::reporter(&report) == node.name {
+                node.reports.put(report, now_ms);
+            } else {
+                let reason =
+                    format!("node {} is not the end that this hop report names", node.name);
+                refuse(session, None, reason, out);
+            }
+        }
+    }
+
+    /// Takes a node out of all trees.
+    fn down(&mut self, node: NodeId, now_ms: u64, out: &mut Vec<Output>) {
+        self.roster.detach(node, Phase::Gone { since_ms: now_ms });
+        self.forget_claims(node);
+        let keys: Vec<_> = self.forest.memberships(node).collect();
+        self.change_surely(&forest::Event::Down { node }, out);
+        for key in keys {
+            self.drop_name(key);
+        }
+    }
+
+    fn forget_claims(&mut self, node: NodeId) {
+        let keys: Vec<_> =
+            self.claimed.iter().flat_map(|claimed| claimed.keys().copied()).collect();
+        for key in keys {
+            self.forget_claim(node, key);
+        }
+    }
+
+    /// Whether the node had claimed a place, or waited for one, in that tree.
+    fn forget_claim(&mut self, node: NodeId, key: TreeKey) -> bool {
+        let Some(claimed) = &mut self.claimed else { return false };
+        let Some(claims) = claimed.get_mut(&key) else { return false };
+        let before = claims.places.len() + claims.newcomers.len();
+        claims.places.retain(|(other, _)| *other != node);
+        claims.newcomers.retain(|other| *other != node);
+        before > claims.places.len() + claims.newcomers.len()
+    }
+
+    fn drop_name(&mut self, key: TreeKey) {
+        let claimed = self.claimed.as_ref().is_some_and(|claimed| claimed.contains_key(&key));
+        if !claimed && !self.forest.contains(key) {
+            self.names.remove(&key);
+        }
+    }
+
+    /// Changes the forest by an event that it never refuses.
+    fn change_surely(&mut self, event: &forest::Event<'_>, out: &mut Vec<Output>) {
+        let result = self.change(event, out);
+        debug_assert!(result.is_ok(), "{event:?}: {result:?}");
+    }
+
+    /// Changes the forest and tells all attached nodes of their new places.
+    fn change(
+        &mut self,
+        event: &forest::Event<'_>,
+        out: &mut Vec<Output>,
+    ) -> Result<(), ForestError> {
+        self.assignments.clear();
+        self.forest.apply(event, &mut self.assignments)?;
+        for assignment in &self.assignments {
+            let Some(node) = self.roster.get(assignment.node) else { continue };
+            let Phase::Attached(session) = node.phase else { continue };
+            let upstreams = assignment.upstreams.iter().filter_map(|&node| self.roster.get(node));
+            let message = Kind::Assignment(pb::Assignment {
+                image: assignment.key.image.to_string(),
+                epoch: assignment.epoch,
+                upstreams: upstreams.map(Node::peer).collect(),
+            });
+            out.push(Output::Send { session, message });
+        }
+        Ok(())
+    }
+}
+
+/// Tells a node that a message of its was not accepted.
+fn refuse(
+    session: SessionId,
+    key: Option<TreeKey>,
+    reason: impl Into<String>,
+    out: &mut Vec<Output>,
+) {
+    let image = key.map(|key| key.image.to_string()).unwrap_or_default();
+    let message = Kind::Refusal(pb::Refusal { image, reason: reason.into() });
+    out.push(Output::Send { session, message });
+}

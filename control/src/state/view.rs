@@ -1,0 +1,98 @@
+//! The state as the HTTP API shows it. Reads, never changes.
+
+use super::State;
+use super::hops;
+use super::roster::{Node, Phase};
+use crate::api;
+use crate::forest::{NodeId, TreeKey};
+
+/// Numbers for the metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Nodes with an open stream.
+    pub attached: u32,
+    /// Nodes whose stream broke off.
+    pub lost: u32,
+    /// Trees that stand.
+    pub trees: u32,
+    /// Places in all trees together.
+    pub places: u32,
+}
+
+impl State {
+    /// The nodes, by name.
+    pub fn status(&self, now_ms: u64) -> api::Status {
+        let mut nodes: Vec<_> = self.roster.iter().map(|node| show(node, now_ms)).collect();
+        nodes.sort_unstable_by(|a, b| a.node.cmp(&b.node));
+        api::Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            shape: "ft".to_owned(),
+            uptime_s: std::time::Duration::from_millis(now_ms - self.started_ms).as_secs_f64(),
+            nodes,
+            trees: self.totals().trees,
+        }
+    }
+
+    /// The trees, by image, each in level order.
+    pub fn trees(&self) -> api::Trees {
+        let mut keys: Vec<_> = self.forest.keys().collect();
+        keys.sort_unstable();
+        api::Trees { trees: keys.into_iter().map(|key| self.tree(key)).collect() }
+    }
+
+    /// The hops of which a node has reported.
+    pub fn hop_table(&self) -> api::Hops {
+        api::Hops { hops: hops::merged(self.roster.iter()) }
+    }
+
+    /// Numbers for the metrics.
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for node in self.roster.iter() {
+            match node.phase {
+                Phase::Attached(_) => totals.attached += 1,
+                Phase::Lost { .. } => totals.lost += 1,
+                Phase::Gone { .. } => {}
+            }
+        }
+        for key in self.forest.keys() {
+            totals.trees += 1;
+            totals.places += self.forest.len(key);
+        }
+        totals
+    }
+
+    fn tree(&self, key: TreeKey) -> api::Tree {
+        let name = |node: NodeId| self.roster.get(node).map_or("", |node| &node.name).to_owned();
+        let address =
+            |node: NodeId| self.roster.get(node).map_or("", |node| &node.address).to_owned();
+        let nodes = self.forest.level_order(key).map(|standing| api::TreeNode {
+            node: name(standing.node),
+            address: address(standing.node),
+            parent: standing.parent.map(name),
+            children: standing.children.into_iter().map(name).collect(),
+            level: standing.level,
+        });
+        api::Tree {
+            image: key.image.to_string(),
+            name: self.names.get(&key).cloned().unwrap_or_default(),
+            shape: "ft".to_owned(),
+            epoch: self.forest.epoch(key).unwrap_or_default(),
+            nodes: nodes.collect(),
+        }
+    }
+}
+
+fn show(node: &Node, now_ms: u64) -> api::Node {
+    api::Node {
+        node: node.name.clone(),
+        address: node.address.clone(),
+        zone: node.zone.clone(),
+        connected: matches!(node.phase, Phase::Attached(_)),
+        last_seen_ms: now_ms.saturating_sub(node.last_seen_ms),
+        held_bytes: node.heartbeat.held_bytes,
+        free_bytes: node.heartbeat.free_bytes,
+        active_flows: node.heartbeat.active_flows,
+        version: node.version.clone(),
+    }
+}
