@@ -1,4 +1,5 @@
-//! What control's HTTP API says, as types: written by the server, read by the command line. No behaviour.
+//! What control's HTTP API says, as types: written by the server, read by the command line. No
+//! behaviour.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,14 +1,17 @@
-//! One tree per image: events about nodes and images in, places of nodes out. Pure: no clock, name, address or message.
+//! One tree per image: events about nodes and images in, places of nodes out. Pure: no clock, name,
+//! address or message.
 //!
 //! # Restoring
 //!
-//! When control starts empty, its nodes come back saying which parent they have in which tree. [`Event::Restore`] takes
-//! such claims of one tree together and keeps as many of them as it can. It walks the claimed edges level by level from
-//! the nodes that are placed already, or from a claimed root if there are none, and puts each child under the parent
-//! that it claims, if there is room for it ([`Ft::join_under`]): a tree whose nodes all came back is restored edge by
-//! edge. Who is left, because the parent is gone, or has no room, or because the claims run in a circle, joins like a
-//! newcomer, the largest remainder first, and keeps below it what can be kept. Each node is placed once, under a node
-//! that is placed already: whatever is claimed, no circle can come of it.
+//! When control starts empty, its nodes come back saying which parent they have in which tree.
+//! [`Event::Restore`] takes such claims of one tree together and keeps as many of them as it can.
+//! It walks the claimed edges level by level from the nodes that are placed already, or from a
+//! claimed root if there are none, and puts each child under the parent that it claims, if there is
+//! room for it ([`Ft::join_under`]): a tree whose nodes all came back is restored edge by edge. Who
+//! is left, because the parent is gone, or has no room, or because the claims run in a circle,
+//! joins like a newcomer, the largest remainder first, and keeps below it what can be kept. Each
+//! node is placed once, under a node that is placed already: whatever is claimed, no circle can
+//! come of it.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
@@ -156,7 +159,8 @@ impl Forest {
     /// Applies one event and appends the places that nodes are to be told of.
     ///
     /// # Errors
-    /// [`ForestError`]; nothing has changed then. [`Event::Restore`] passes over claims that are refused.
+    /// [`ForestError`]; nothing has changed then. [`Event::Restore`] passes over claims that are
+    /// refused.
     pub fn apply(
         &mut self,
         event: &Event<'_>,
@@ -411,8 +415,9 @@ impl Planted {
     }
 }
 
-/// The order in which nodes become the top of a remainder: claimed roots, then the parentless, larger remainders
-/// first; then all others, of which only those matter whose claims run in a circle.
+/// The order in which nodes become the top of a remainder: claimed roots, then the parentless,
+/// larger remainders first; then all others, of which only those matter whose claims run in a
+/// circle.
 fn tops(
     nodes: &[NodeId],
     waiting: &HashMap<NodeId, Claimed>,

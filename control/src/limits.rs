@@ -1,4 +1,5 @@
-//! Every bound on what nodes and clients may make control hold: counts, lengths, queues, periods. Numbers only.
+//! Every bound on what nodes and clients may make control hold: counts, lengths, queues, periods.
+//! Numbers only.
 
 use xylem_protocol::limits as shared;
 
@@ -44,7 +45,8 @@ pub const HEARTBEATS_MISSED_MAX: u32 = 3;
 /// Heartbeats for which a node without a stream keeps its places.
 pub const LOST_HEARTBEATS_MAX: u32 = 1;
 
-/// Heartbeats after the start for which places that nodes report are collected before trees are built of them.
+/// Heartbeats after the start for which places that nodes report are collected before trees are
+/// built of them.
 pub const SETTLE_HEARTBEATS: u32 = 2;
 
 /// Shortest and longest period of the heartbeat, ms.

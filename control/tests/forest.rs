@@ -228,8 +228,12 @@ fn circles_are_opened() {
     assert_eq!(told.parents(0)[&NodeId(0)], None);
 }
 
+fn config() -> ProptestConfig {
+    ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn any_claims_make_a_tree(

@@ -1,4 +1,5 @@
-//! The function tree against the slow reference: every tree of up to eleven nodes, and long random churn.
+//! The function tree against the slow reference: every tree of up to eleven nodes, and long random
+//! churn.
 
 mod reference;
 
@@ -122,7 +123,8 @@ fn all_single_leaves_and_all_pairs() {
     }
 }
 
-/// Walks from the empty tree through every shape that joins and leaves can make, and tries every change in each.
+/// Walks from the empty tree through every shape that joins and leaves can make, and tries every
+/// change in each.
 #[test]
 fn every_reachable_tree_of_up_to_eleven_nodes() {
     const NODES: usize = 11;
@@ -170,8 +172,12 @@ fn change() -> impl Strategy<Value = Change> {
     prop_oneof![Just(Change::Join), any::<usize>().prop_map(Change::Leave)]
 }
 
+fn config() -> ProptestConfig {
+    ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn churn(start in 0_usize..200, changes in prop::collection::vec(change(), 0..300)) {
@@ -184,7 +190,8 @@ proptest! {
         prop_assert!(pair.most_edges <= 40);
     }
 
-    /// A tree built anew under the same parents, level by level, is the same tree but for left and right.
+    /// A tree built anew under the same parents, level by level, is the same tree but for left and
+    /// right.
     #[test]
     fn rebuilt_under_the_same_parents(
         start in 1_usize..200,

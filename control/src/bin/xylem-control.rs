@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -11,10 +12,11 @@ use tracing_subscriber::EnvFilter;
 use xylem_control::limits::{HEARTBEAT_MAX_MS, HEARTBEAT_MIN_MS, HEARTBEAT_MS};
 use xylem_control::server::{Options, Server};
 
-/// Arranges nodes into one tree per image and tells each node whom to read from; carries no image data itself.
+/// Arranges nodes into one tree per image and tells each node whom to read from; carries no image
+/// data itself.
 ///
-/// Nodes (xylemd --control) and the command line (xylem) use the same port. State is kept in memory and rebuilt from
-/// the nodes' reports after a restart.
+/// Nodes (xylemd --control) and the command line (xylem) use the same port. State is kept in memory
+/// and rebuilt from the nodes' reports after a restart.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -26,12 +28,14 @@ struct Arguments {
     shape: Shape,
     /// Period of the nodes' heartbeats; a node that misses 3 leaves its trees
     #[arg(long, value_name = "MS", default_value_t = HEARTBEAT_MS)]
-    #[arg(value_parser = clap::value_parser!(u32).range(i64::from(HEARTBEAT_MIN_MS)..=i64::from(HEARTBEAT_MAX_MS)))]
+    #[arg(value_parser = clap::value_parser!(u32).range(HEARTBEAT_RANGE))]
     heartbeat: u32,
     /// What to log on stderr: error, warn, info, debug, or a tracing filter
     #[arg(long, value_name = "FILTER", default_value = "warn")]
     log: EnvFilter,
 }
+
+const HEARTBEAT_RANGE: RangeInclusive<i64> = HEARTBEAT_MIN_MS as i64..=HEARTBEAT_MAX_MS as i64;
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Shape {

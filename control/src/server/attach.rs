@@ -1,4 +1,5 @@
-//! The nodes' streams: reads what a node says until it leaves, breaks off, or control is done with it.
+//! The nodes' streams: reads what a node says until it leaves, breaks off, or control is done with
+//! it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,7 +49,8 @@ impl Control for Attach {
     }
 }
 
-/// Reads until the stream ends. A stream that does not open with an acceptable hello is ended at once.
+/// Reads until the stream ends. A stream that does not open with an acceptable hello is ended at
+/// once.
 async fn listen(core: &Core, session: SessionId, incoming: &mut Streaming<pb::NodeMessage>) {
     let mut greeted = false;
     let patience = Duration::from_millis(HELLO_WAIT_MAX_MS);

@@ -1,4 +1,5 @@
-//! What nodes send, checked: every name, digest, address and count, before the state sees any of it.
+//! What nodes send, checked: every name, digest, address and count, before the state sees any of
+//! it.
 
 use std::net::SocketAddr;
 
@@ -148,7 +149,8 @@ mod tests {
 
     #[test]
     fn bad_hellos() {
-        let cases: [(&str, fn(&mut pb::Hello)); 9] = [
+        type Case = (&'static str, fn(&mut pb::Hello));
+        let cases: [Case; 9] = [
             ("node name is not valid", |hello| hello.node = "a b".into()),
             ("node name registry is taken", |hello| hello.node = "registry".into()),
             ("address must be ip:port", |hello| hello.address = "host:80".into()),

@@ -1,4 +1,5 @@
-//! The state, its clock and the open streams behind one lock. Nothing here waits: a stream that is full is dropped.
+//! The state, its clock and the open streams behind one lock. Nothing here waits: a stream that is
+//! full is dropped.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -135,7 +136,8 @@ impl Core {
         inner.links.clear();
     }
 
-    /// Hands out what the state wants sent. A stream that does not take it is dropped, which may mean more to send.
+    /// Hands out what the state wants sent. A stream that does not take it is dropped, which may
+    /// mean more to send.
     fn deliver(&self, inner: &mut Inner, now_ms: u64) {
         while !inner.outputs.is_empty() {
             let mut clogged = Vec::new();

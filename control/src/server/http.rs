@@ -1,4 +1,5 @@
-//! The HTTP side of control's port: JSON for `xylem`, metrics, health. Reads the state, never changes it.
+//! The HTTP side of control's port: JSON for `xylem`, metrics, health. Reads the state, never
+//! changes it.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! A listener that accepts a bounded number of connections; further ones wait in the kernel's queue.
+//! A listener that accepts a bounded number of connections; further ones wait in the kernel's
+//! queue.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,4 +1,5 @@
-//! Control's own counters in the Prometheus text format. What nodes measure is exported by the nodes.
+//! Control's own counters in the Prometheus text format. What nodes measure is exported by the
+//! nodes.
 
 use std::fmt;
 

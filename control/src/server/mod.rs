@@ -1,4 +1,5 @@
-//! Control as a process: one port for the nodes' streams and the HTTP API, one clock, one lock around the state.
+//! Control as a process: one port for the nodes' streams and the HTTP API, one clock, one lock
+//! around the state.
 
 mod attach;
 mod convert;
@@ -120,7 +121,8 @@ async fn tick(core: Arc<Core>) {
     }
 }
 
-/// Microseconds since 1970: above all epochs of an earlier control, unless that changed trees every microsecond.
+/// Microseconds since 1970: above all epochs of an earlier control, unless that changed trees every
+/// microsecond.
 fn first_epoch() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_micros()).unwrap_or_default()

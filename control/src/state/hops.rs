@@ -24,8 +24,8 @@ impl Reports {
         if report.from_child { &report.child } else { &report.parent }
     }
 
-    /// Keeps a report in place of an earlier one of the same hop, or of the hop silent for longest where there is no
-    /// room.
+    /// Keeps a report in place of an earlier one of the same hop, or of the hop silent for longest
+    /// where there is no room.
     pub(super) fn put(&mut self, report: pb::HopReport, now_ms: u64) {
         let peer = if report.from_child { &report.parent } else { &report.child };
         let key = (peer.clone(), report.from_child);
@@ -49,8 +49,8 @@ pub(super) fn merged<'a>(nodes: impl Iterator<Item = &'a Node>) -> Vec<api::Hop>
     ends.into_values().filter_map(|[parent, child]| merge(parent, child)).collect()
 }
 
-/// The receiving end knows what arrived and how soon, the sending end what TCP made of it. Each stands in for the other
-/// where that has not reported.
+/// The receiving end knows what arrived and how soon, the sending end what TCP made of it. Each
+/// stands in for the other where that has not reported.
 fn merge(parent: Option<&pb::HopReport>, child: Option<&pb::HopReport>) -> Option<api::Hop> {
     let receiver = child.or(parent)?;
     let sender = parent.or(child)?;

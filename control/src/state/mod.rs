@@ -1,11 +1,12 @@
-//! All that control knows, behind one function: an event of one stream in, messages to streams out. Time comes in with
-//! the events; sockets, tasks and clocks are the server's. Kept in memory, and rebuilt from the nodes' own reports: an
-//! engine that replicates the events would stand behind the same function.
+//! All that control knows, behind one function: an event of one stream in, messages to streams out.
+//! Time comes in with the events; sockets, tasks and clocks are the server's. Kept in memory, and
+//! rebuilt from the nodes' own reports: an engine that replicates the events would stand behind the
+//! same function.
 //!
-//! A node is *attached* while its stream is open, *lost* for a short while after that, keeping its places, and then
-//! *gone*: out of all trees, still shown for some minutes. In the first heartbeats after the start control *settles*:
-//! places that nodes report are collected, and trees are built of them when the time is over. Only joins to trees that
-//! somebody has claimed wait for that.
+//! A node is *attached* while its stream is open, *lost* for a short while after that, keeping its
+//! places, and then *gone*: out of all trees, still shown for some minutes. In the first heartbeats
+//! after the start control *settles*: places that nodes report are collected, and trees are built
+//! of them when the time is over. Only joins to trees that somebody has claimed wait for that.
 
 mod hops;
 mod roster;
@@ -172,7 +173,8 @@ impl State {
         }
     }
 
-    /// Lets time pass: ends settling, takes out nodes that are silent or lost, forgets those long gone.
+    /// Lets time pass: ends settling, takes out nodes that are silent or lost, forgets those long
+    /// gone.
     pub fn tick(&mut self, now_ms: u64, out: &mut Vec<Output>) {
         let settle_ms = u64::from(SETTLE_HEARTBEATS * self.settings.heartbeat_ms);
         if self.claimed.is_some() && now_ms >= self.started_ms + settle_ms {

@@ -95,7 +95,8 @@ impl Roster {
         self.nodes.iter().flatten()
     }
 
-    /// Takes in a node with an open stream; one of the same name keeps its number and its reports. `None`: no room.
+    /// Takes in a node with an open stream; one of the same name keeps its number and its reports.
+    /// `None`: no room.
     pub(super) fn attach(&mut self, mut node: Node) -> Option<NodeId> {
         let Phase::Attached(session) = node.phase else { return None };
         let id = match self.by_name(&node.name) {

@@ -1,17 +1,21 @@
-//! The function tree of FaaSNet: balanced, at most two children, joins at the first vacancy in level order.
+//! The function tree of FaaSNet: balanced, at most two children, joins at the first vacancy in
+//! level order.
 //!
-//! A node joins under the first node in level order that has fewer than two children, on the left if that is free. When
-//! a node leaves, a leaf is unlinked, an only child takes its parent's place, and in place of a node with two children
-//! comes the first leaf in level order below it; then rotations restore the balance from there up to the root, as in an
-//! AVL tree, except that the nodes have no keys.
+//! A node joins under the first node in level order that has fewer than two children, on the left
+//! if that is free. When a node leaves, a leaf is unlinked, an only child takes its parent's place,
+//! and in place of a node with two children comes the first leaf in level order below it; then
+//! rotations restore the balance from there up to the root, as in an AVL tree, except that the
+//! nodes have no keys.
 //!
-//! The paper finds the vacancy and the leaf by walking the levels. Here every node knows of its subtree how tall it is,
-//! and how far below the nearest vacancy and the nearest leaf are. "First in level order" is "nearest, and leftmost
-//! among the nearest", so both are found by one walk down, O(log n), and the numbers are mended by one walk up.
+//! The paper finds the vacancy and the leaf by walking the levels. Here every node knows of its
+//! subtree how tall it is, and how far below the nearest vacancy and the nearest leaf are. "First
+//! in level order" is "nearest, and leftmost among the nearest", so both are found by one walk
+//! down, O(log n), and the numbers are mended by one walk up.
 //!
-//! A join cannot unbalance: all levels down to the shallowest vacancy are full, so on the way up from there no sibling
-//! is shorter by more than the new level. Only [`Ft::join_under`] can, within [`HEIGHT_MAX`]; rotations never make a
-//! tree taller, and each leave mends what it finds on its way up.
+//! A join cannot unbalance: all levels down to the shallowest vacancy are full, so on the way up
+//! from there no sibling is shorter by more than the new level. Only [`Ft::join_under`] can, within
+//! [`HEIGHT_MAX`]; rotations never make a tree taller, and each leave mends what it finds on its
+//! way up.
 
 use std::collections::VecDeque;
 
@@ -131,10 +135,12 @@ impl Ft {
         self.add(parent, edges)
     }
 
-    /// Adds a node under a chosen parent, where the two held together before this tree was built. O(log n).
+    /// Adds a node under a chosen parent, where the two held together before this tree was built.
+    /// O(log n).
     ///
     /// # Errors
-    /// [`TreeError::NoRoom`] if the parent has two children or stands [`HEIGHT_MAX`] levels below the root;
+    /// [`TreeError::NoRoom`] if the parent has two children or stands [`HEIGHT_MAX`] levels below
+    /// the root;
     /// [`TreeError::Unknown`], [`TreeError::Full`].
     pub fn join_under(&mut self, parent: Place, edges: &mut Vec<Edge>) -> Result<Place, TreeError> {
         let index = self.index(parent)?;
@@ -145,7 +151,8 @@ impl Ft {
         self.add(index, edges)
     }
 
-    /// Takes a node out and appends the edges that change because of it, at most [`EDGES_MAX`]. O(log n).
+    /// Takes a node out and appends the edges that change because of it, at most [`EDGES_MAX`].
+    /// O(log n).
     ///
     /// # Errors
     /// [`TreeError::Unknown`].
@@ -250,7 +257,8 @@ impl Ft {
         Ok(child)
     }
 
-    /// Puts the first leaf in level order below `gone` in its place; answers where the balance is to be mended from.
+    /// Puts the first leaf in level order below `gone` in its place; answers where the balance is
+    /// to be mended from.
     fn put_first_leaf_in_place_of(&mut self, gone: u32) -> u32 {
         let mut leaf = gone;
         while self.summary(leaf).levels > 1 {
@@ -267,7 +275,8 @@ impl Ft {
         if from == gone { leaf } else { from }
     }
 
-    /// Makes `child` the child of `parent` on that side, and remembers whose parent it was that changed.
+    /// Makes `child` the child of `parent` on that side, and remembers whose parent it was that
+    /// changed.
     fn hang(&mut self, parent: u32, side: usize, child: u32) {
         self.knots[parent as usize].down[side] = child;
         self.set_up(child, parent);
@@ -352,7 +361,8 @@ impl Ft {
 mod tests {
     use super::*;
 
-    /// The levels of the tree after `joins`, then `leaves` in order, then `more` joins; nodes count from 0.
+    /// The levels of the tree after `joins`, then `leaves` in order, then `more` joins; nodes count
+    /// from 0.
     fn levels(joins: usize, leaves: &[usize], more: usize) -> Vec<Vec<usize>> {
         let (mut tree, mut places, mut edges) = (Ft::new(), Vec::new(), Vec::new());
         for _ in 0..joins {
@@ -388,10 +398,11 @@ mod tests {
 
     #[test]
     fn published_leaves() {
-        let seven: &[usize] = &[8, 9, 10, 11, 12, 13, 14];
-        let cases: [(usize, &[usize], &[&[usize]]); 6] = [
+        const SEVEN: &[usize] = &[8, 9, 10, 11, 12, 13, 14];
+        type Case = (usize, &'static [usize], &'static [&'static [usize]]);
+        let cases: [Case; 6] = [
             (15, &[1, 2, 3], &[&[0], &[7, 11], &[8, 4, 5, 6], &[9, 10, 12, 13, 14]]),
-            (15, &[0], &[&[7], &[1, 2], &[3, 4, 5, 6], seven]),
+            (15, &[0], &[&[7], &[1, 2], &[3, 4, 5, 6], SEVEN]),
             (10, &[5, 6, 9], &[&[1], &[3, 0], &[7, 8, 4, 2]]),
             (9, &[6, 5, 2], &[&[1], &[3, 0], &[7, 8, 4]]),
             (7, &[0], &[&[3], &[1, 2], &[4, 5, 6]]),
@@ -446,7 +457,7 @@ mod tests {
             last = below;
         }
         assert_eq!(tree.join_under(last, &mut edges), Err(TreeError::NoRoom), "too deep");
-        assert_eq!(edges.len() as u32, 2 + HEIGHT_MAX);
+        assert_eq!(edges.len(), 2 + HEIGHT_MAX as usize);
         assert_eq!(tree.level_order().last(), Some((last, HEIGHT_MAX)));
     }
 
@@ -465,7 +476,7 @@ mod tests {
             tree.leave(place, &mut edges).unwrap();
             assert!(edges.len() <= EDGES_MAX as usize);
             left -= 1;
-            assert_eq!(tree.level_order().count() as u32, left, "all still connected");
+            assert_eq!(tree.level_order().count(), left as usize, "all still connected");
         }
         assert_eq!(left, 0);
     }

@@ -1,10 +1,12 @@
-//! The shapes of trees as arithmetic: which edges change when one node joins or leaves. No clock, lock, log or address.
+//! The shapes of trees as arithmetic: which edges change when one node joins or leaves. No clock,
+//! lock, log or address.
 
 pub mod ft;
 
 use crate::limits::TREE_NODES_MAX;
 
-/// A node's place in one tree, valid from its join to its leave. Never reused: a place that was left is refused.
+/// A node's place in one tree, valid from its join to its leave. Never reused: a place that was
+/// left is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
     index: u32,
@@ -43,7 +45,8 @@ pub enum TreeError {
 
 /// Height in edges of the tallest tree in which every node's subtrees differ by at most one level.
 const fn balanced_height_max(nodes: u32) -> u32 {
-    // The fewest nodes of a balanced tree of height h are 1, 2, 4, 7, 12 …: 1 + N(h - 1) + N(h - 2).
+    // The fewest nodes of a balanced tree of height h are 1, 2, 4, 7, 12 …: 1 + N(h - 1) + N(h -
+    // 2).
     let (mut shorter, mut fewest, mut height) = (1_u64, 2_u64, 1);
     while fewest <= nodes as u64 {
         (shorter, fewest) = (fewest, 1 + fewest + shorter);
@@ -55,7 +58,8 @@ const fn balanced_height_max(nodes: u32) -> u32 {
 /// Most levels between the root and a leaf, in edges: what the largest balanced tree needs.
 pub const HEIGHT_MAX: u32 = balanced_height_max(TREE_NODES_MAX);
 
-/// Most edges that one leave changes: three for the place itself, and a double rotation on each level above.
+/// Most edges that one leave changes: three for the place itself, and a double rotation on each
+/// level above.
 pub const EDGES_MAX: u32 = 3 + 6 * HEIGHT_MAX;
 
 const _: () = {

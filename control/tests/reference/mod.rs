@@ -1,4 +1,5 @@
-//! The function tree as the paper tells it, walking whole levels each time: slow, short, and for comparison only.
+//! The function tree as the paper tells it, walking whole levels each time: slow, short, and for
+//! comparison only.
 
 /// A tree of labels; a label is an index into the three vectors.
 #[derive(Clone, Debug, Default)]
