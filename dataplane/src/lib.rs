@@ -8,6 +8,7 @@ pub mod link;
 pub mod lru;
 pub mod metrics;
 pub mod origin;
+pub mod probes;
 pub mod relay;
 pub mod ring;
 pub mod store;

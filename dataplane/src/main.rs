@@ -17,6 +17,7 @@ use xylem_dataplane::driver;
 use xylem_dataplane::link::{self, HotEnd};
 use xylem_dataplane::origin::Origin;
 use xylem_dataplane::ring::EventFd;
+use xylem_dataplane::probes::{self, cli::ProbesArgs};
 use xylem_dataplane::store::Store;
 
 /// Exit code for misuse: flags or settings that cannot be.
@@ -24,17 +25,28 @@ const MISUSE: u8 = 2;
 
 /// Node daemon of Xylem: serves container images to this machine and to the nodes below it in the tree
 #[derive(Debug, Parser)]
-#[command(name = "xylemd", version, max_term_width = 100)]
+#[command(name = "xylemd", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
 struct Cli {
     /// TOML file with the same keys as the flags; flags win
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
     options: Options,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Load or unload the kernel programs
+    Probes(ProbesArgs),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Some(Command::Probes(args)) = &cli.command {
+        return probes::cli::run(args);
+    }
     let config = match settings(cli) {
         Ok(config) => config,
         Err(error) => return fail(&error, MISUSE),
