@@ -79,6 +79,9 @@ pub const PATH_NODES_MAX: usize = 32;
 /// Most alternatives that control names for one upstream.
 pub const UPSTREAMS_MAX: usize = 4;
 
+/// Most hops that a node tells apart, each about 20 KiB; further peers share one entry.
+pub const HOPS_MAX: usize = 256;
+
 /// Most layers in one manifest.
 pub const LAYERS_MAX: usize = 4096;
 

@@ -1,0 +1,119 @@
+//! What the ring thread tells of one connection.
+
+use std::sync::Arc;
+
+/// Which way the blobs go on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Direction {
+    /// This node is the parent.
+    Sending,
+    /// This node is the child.
+    Receiving,
+}
+
+/// What `TCP_INFO` says of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpInfo {
+    /// State, as in `linux/tcp_states.h`; 0 when it was not asked.
+    pub state: u8,
+    /// Smoothed round-trip time, microseconds.
+    pub srtt_us: u32,
+    /// Minimum round-trip time, microseconds.
+    pub min_rtt_us: u32,
+    /// Congestion window, segments.
+    pub cwnd: u32,
+    /// Segments sent again.
+    pub total_retrans: u32,
+    /// Bytes acknowledged, an own SYN and FIN included.
+    pub bytes_acked: u64,
+    /// Bytes received in order, the peer's FIN included.
+    pub bytes_received: u64,
+    /// Time with something queued, microseconds.
+    pub busy_time_us: u64,
+    /// Of it, limited by the receiver's window, microseconds.
+    pub rwnd_limited_us: u64,
+    /// Of it, limited by the send buffer, microseconds.
+    pub sndbuf_limited_us: u64,
+    /// Latest delivery rate, bytes per second.
+    pub delivery_rate: u64,
+    /// Bytes queued that were not sent yet.
+    pub notsent_bytes: u32,
+}
+
+impl TcpInfo {
+    /// Payload of the hop's direction; `None` when the state does not tell what was counted.
+    ///
+    /// The child connects and the parent accepts, so that neither count holds a SYN.
+    pub(super) fn payload(&self, direction: Direction) -> Option<u64> {
+        const FIN_WAIT2: u8 = 5;
+        const TIME_WAIT: u8 = 6;
+        const CLOSE: u8 = 7;
+        const CLOSE_WAIT: u8 = 8;
+        const LAST_ACK: u8 = 9;
+        const CLOSING: u8 = 11;
+        let fin = match (direction, self.state) {
+            // Not asked; or over, by a FIN or without.
+            (_, 0 | CLOSE) => return None,
+            (Direction::Sending, FIN_WAIT2 | TIME_WAIT) => 1,
+            (Direction::Receiving, CLOSE_WAIT | LAST_ACK | CLOSING | TIME_WAIT) => 1,
+            _ => 0,
+        };
+        let counted = match direction {
+            Direction::Sending => self.bytes_acked,
+            Direction::Receiving => self.bytes_received,
+        };
+        Some(counted.saturating_sub(fin))
+    }
+}
+
+/// One connection's counters, as the ring thread has them. All but the two lists are cumulative
+/// since the connection was opened.
+#[derive(Clone, Debug)]
+pub struct ConnSample {
+    /// Number of the connection, never used again.
+    pub conn: u64,
+    /// The kernel's name for its socket (`SO_COOKIE`).
+    pub cookie: u64,
+    /// The hop's other end: a node's name, or `registry`.
+    pub peer: Arc<str>,
+    /// Which way the blobs go.
+    pub direction: Direction,
+    /// When this sample was taken, monotonic clock.
+    pub at_ns: u64,
+    /// Heads and bodies from parent to child.
+    pub relay_payload_bytes: u64,
+    /// The relay has closed it: no more samples follow.
+    pub closed: bool,
+    /// Time with a response under way: from the request to the last byte.
+    pub active_ns: u64,
+    /// Sending: of it, the relay had nothing at hand to send.
+    pub starved_ns: u64,
+    /// Receiving: of it, the relay did not read for want of a slot.
+    pub withheld_ns: u64,
+    /// What `TCP_INFO` says; taken before the descriptor is closed.
+    pub tcp: TcpInfo,
+    /// Receiving: new since the last sample, request sent to first body byte, microseconds.
+    pub first_byte_us: Vec<u32>,
+    /// Sending: new since the last sample, a unit received to sent, microseconds.
+    pub residence_us: Vec<u32>,
+}
+
+impl Default for ConnSample {
+    fn default() -> Self {
+        Self {
+            conn: 0,
+            cookie: 0,
+            peer: Arc::from(""),
+            direction: Direction::Sending,
+            at_ns: 0,
+            relay_payload_bytes: 0,
+            closed: false,
+            active_ns: 0,
+            starved_ns: 0,
+            withheld_ns: 0,
+            tcp: TcpInfo::default(),
+            first_byte_us: Vec::new(),
+            residence_us: Vec::new(),
+        }
+    }
+}
