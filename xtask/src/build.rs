@@ -1,0 +1,38 @@
+//! Builds the binaries and finds them; starts nothing.
+
+use std::env;
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::run;
+
+/// Where the things that were built lie.
+#[derive(Clone, Debug)]
+pub(crate) struct Binaries {
+    /// The node daemon.
+    pub(crate) xylemd: PathBuf,
+    /// The control process.
+    pub(crate) control: PathBuf,
+    /// The command line.
+    pub(crate) xylem: PathBuf,
+    /// The kernel programs, where they could be built.
+    pub(crate) object: Option<PathBuf>,
+}
+
+/// Builds every binary and, where a toolchain for it is there, the kernel object.
+pub(crate) fn all(release: bool) -> Result<Binaries> {
+    let mut cargo = run::command(env::var("CARGO").as_deref().unwrap_or("cargo"));
+    cargo.args(["build", "--quiet", "--workspace", "--bins"]);
+    if release {
+        cargo.arg("--release");
+    }
+    run::show(&mut cargo)?;
+    let directory = run::target_dir()?.join(if release { "release" } else { "debug" });
+    Ok(Binaries {
+        xylemd: directory.join("xylemd"),
+        control: directory.join("xylem-control"),
+        xylem: directory.join("xylem"),
+        object: Some(directory.join("xylem.bpf.o")).filter(|object| object.exists()),
+    })
+}

@@ -1,0 +1,339 @@
+//! Registry, control and nodes on the hosts of a lab, and what can be asked of them by HTTP.
+//!
+//! The demo and the lab tests stand on this; it decides nothing about what is good or bad.
+
+pub(crate) mod image;
+pub(crate) mod pull;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::build::Binaries;
+use crate::lab::Lab;
+use crate::{http, run};
+use image::Image;
+use pull::Pull;
+
+/// The data port of every node.
+pub(crate) const NODE_PORT: u16 = 4400;
+/// The port of control.
+pub(crate) const CONTROL_PORT: u16 = 4440;
+/// The port of the registry.
+pub(crate) const REGISTRY_PORT: u16 = 5000;
+/// The host and the process of the registry; hops call it so too.
+pub(crate) const REGISTRY: &str = "registry";
+/// The host and the process of control.
+pub(crate) const CONTROL: &str = "control";
+/// The name under which the image is pushed.
+pub(crate) const REPOSITORY: &str = "demo";
+/// The tag under which the image is pushed.
+pub(crate) const TAG: &str = "latest";
+
+/// Who serves the image at first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Debian's `docker-registry`, filled by `skopeo`.
+    DockerRegistry,
+    /// An `xylemd` whose upstream is the image layout.
+    Embedded,
+}
+
+/// One edge of a tree, as control tells it. What nobody could measure is none.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Hop {
+    /// Who sends: a node or [`REGISTRY`].
+    pub(crate) parent: String,
+    /// Who receives.
+    pub(crate) child: String,
+    /// Payload bytes counted by the relay.
+    pub(crate) relay_bytes: u64,
+    /// Payload bytes counted by the kernel.
+    pub(crate) kernel_bytes: Option<u64>,
+    /// Megabits per second while it flowed.
+    pub(crate) mbit_s: Option<f64>,
+    /// Smoothed round trip time.
+    pub(crate) srtt_ms: Option<f64>,
+    /// Segments sent again.
+    pub(crate) retransmits: Option<u64>,
+    /// Median time from the request to the first byte of an answer.
+    pub(crate) first_byte_ms: Option<f64>,
+    /// What limits the hop.
+    #[serde(default)]
+    pub(crate) verdict: String,
+    /// Everything else that the report has.
+    #[serde(flatten)]
+    pub(crate) more: BTreeMap<String, Value>,
+}
+
+/// The processes of one lab, and the image they are about.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    /// The hosts and processes. Dropped last of all: it takes everything down.
+    pub(crate) lab: Lab,
+    /// The programs.
+    pub(crate) programs: Binaries,
+    /// Who serves the image at first.
+    pub(crate) origin: Origin,
+    nodes: Vec<String>,
+    layout: PathBuf,
+}
+
+impl Cluster {
+    /// Makes the hosts `registry`, `control` and `n1` and so on; starts nothing yet.
+    pub(crate) fn new(
+        programs: &Binaries,
+        nodes: usize,
+        rate: Option<&str>,
+        layout: &Path,
+        origin: Origin,
+    ) -> Result<Self> {
+        let nodes: Vec<String> = (1..=nodes).map(|number| format!("n{number}")).collect();
+        let servers = [REGISTRY, CONTROL].map(str::to_owned);
+        let hosts: Vec<String> = servers.into_iter().chain(nodes.iter().cloned()).collect();
+        let lab = Lab::new(&hosts, rate)?;
+        Ok(Self { lab, programs: programs.clone(), origin, nodes, layout: layout.to_path_buf() })
+    }
+
+    /// The names of the nodes.
+    pub(crate) fn nodes(&self) -> &[String] {
+        &self.nodes
+    }
+
+    /// Starts everything: the registry with the image in it, control, all nodes.
+    pub(crate) fn start(&mut self) -> Result<()> {
+        self.start_registry()?;
+        self.push()?;
+        self.start_control()?;
+        for node in self.nodes.clone() {
+            self.start_node(&node, &[])?;
+        }
+        Ok(())
+    }
+
+    /// Starts the registry, or starts it again over what it had stored.
+    pub(crate) fn start_registry(&mut self) -> Result<()> {
+        let address = self.lab.host(REGISTRY)?.at(REGISTRY_PORT);
+        match self.origin {
+            Origin::DockerRegistry => {
+                let config = self.lab.directory().join("registry.yml");
+                let root = self.lab.disk().join(REGISTRY);
+                let text = format!(
+                    "version: 0.1\nlog: {{level: warn, accesslog: {{disabled: true}}}}\n\
+                     storage: {{filesystem: {{rootdirectory: {}}}}}\n\
+                     http: {{addr: \"{address}\", secret: lab}}\n",
+                    root.display()
+                );
+                fs::write(&config, text).context("cannot write the registry's configuration")?;
+                let mut serve = run::command("docker-registry");
+                serve.arg("serve").arg(&config).env("OTEL_TRACES_EXPORTER", "none");
+                self.lab.start(REGISTRY, REGISTRY, serve)?;
+                let process = self.lab.process(REGISTRY)?.pid();
+                self.wait_for_answer(REGISTRY, process, address)
+            }
+            Origin::Embedded => {
+                let mut serve = self.xylemd(REGISTRY, &address.to_string());
+                serve.args(["--upstream", &format!("oci:{}", self.layout.display())]);
+                serve.args(["--probes", "off"]);
+                self.lab.start(REGISTRY, REGISTRY, serve)?;
+                self.lab.process(REGISTRY)?.wait_for_words(" listening on ")
+            }
+        }
+    }
+
+    /// The registry says nothing when it is ready: it is when it answers.
+    fn wait_for_answer(&mut self, name: &str, pid: u32, to: std::net::SocketAddr) -> Result<()> {
+        let what = format!("an answer of {name} (pid {pid})");
+        run::wait_for(&what, Duration::from_secs(20), || {
+            self.lab.process(name)?.is_alive()?;
+            Ok(self.lab.within(name, || http::get(to, "/v2/", &[])).ok().map(|_| ()))
+        })
+    }
+
+    /// Puts the image into the registry; the embedded one has it already.
+    pub(crate) fn push(&self) -> Result<()> {
+        if self.origin == Origin::Embedded {
+            return Ok(());
+        }
+        let mut skopeo = run::command("skopeo");
+        skopeo.args(["--insecure-policy", "copy", "--quiet", "--preserve-digests"]);
+        skopeo.args(["--dest-tls-verify=false", &format!("oci:{}", self.layout.display())]);
+        skopeo.arg(format!("docker://{}", self.reference()?));
+        self.lab.place(REGISTRY, &mut skopeo)?;
+        run::output(&mut skopeo).map(|_| ()).context("cannot push the image")
+    }
+
+    /// What to pull: registry, name and tag.
+    pub(crate) fn reference(&self) -> Result<String> {
+        let registry = self.lab.host(REGISTRY)?.at(REGISTRY_PORT);
+        Ok(format!("{registry}/{REPOSITORY}:{TAG}"))
+    }
+
+    /// What the registry says the image is.
+    pub(crate) fn image(&self) -> Result<Image> {
+        let registry = self.lab.host(REGISTRY)?.at(REGISTRY_PORT);
+        self.lab.within(REGISTRY, || Image::ask(registry, REPOSITORY, TAG))
+    }
+
+    /// Starts control.
+    pub(crate) fn start_control(&mut self) -> Result<()> {
+        let address = self.lab.host(CONTROL)?.at(CONTROL_PORT).to_string();
+        let mut control = Command::new(&self.programs.control);
+        control.args(["--listen", &address]);
+        self.lab.start(CONTROL, CONTROL, control)?;
+        self.lab.process(CONTROL)?.wait_for_words(" listening on ")
+    }
+
+    /// Starts a node, or starts it again over its store, with more arguments at the end.
+    pub(crate) fn start_node(&mut self, node: &str, more: &[&str]) -> Result<()> {
+        let address = self.lab.host(node)?.at(NODE_PORT).to_string();
+        let control = self.lab.host(CONTROL)?.at(CONTROL_PORT);
+        let upstream = self.lab.host(REGISTRY)?.at(REGISTRY_PORT);
+        let mut xylemd = self.xylemd(node, &address);
+        xylemd.args(["--upstream", &format!("http://{upstream}")]);
+        xylemd.args(["--control", &format!("http://{control}")]);
+        if let Some(object) = &self.programs.object {
+            xylemd.arg("--probe-object").arg(object);
+        }
+        xylemd.args(more);
+        self.lab.start(node, node, xylemd)?;
+        self.lab.process(node)?.wait_for_words(" listening on ")
+    }
+
+    fn xylemd(&self, name: &str, address: &str) -> Command {
+        let mut xylemd = Command::new(&self.programs.xylemd);
+        xylemd.args(["--node", name, "--listen", address]).arg("--store").arg(self.store(name));
+        xylemd
+    }
+
+    /// The store of a node.
+    pub(crate) fn store(&self, node: &str) -> PathBuf {
+        self.lab.disk().join(format!("{node}-store"))
+    }
+
+    /// Starts a pull of the image on a node, with the command line that a user would type.
+    pub(crate) fn pull(&mut self, node: &str) -> Result<Pull> {
+        let url = format!("http://{}", self.lab.host(node)?.at(NODE_PORT));
+        let mut xylem = Command::new(&self.programs.xylem);
+        xylem.args(["--node-url", &url, "pull", &self.reference()?, "--json"]);
+        Pull::start(&mut self.lab, node, xylem)
+    }
+
+    /// `GET` from a node or from control, as JSON.
+    pub(crate) fn get(&self, host: &str, path: &str) -> Result<Value> {
+        let port = if host == CONTROL { CONTROL_PORT } else { NODE_PORT };
+        let to = self.lab.host(host)?.at(port);
+        let answer = self.lab.within(host, || http::get(to, path, &[]))?;
+        let status = answer.status;
+        ensure!(status == 200, "{host} answers {status} to GET {path}");
+        answer.json()
+    }
+
+    /// All hops that control knows.
+    pub(crate) fn hops(&self) -> Result<Vec<Hop>> {
+        let mut answer = self.get(CONTROL, "/api/v1/hops")?;
+        serde_json::from_value(answer["hops"].take()).context("cannot read the hops")
+    }
+
+    /// The hops once reports have caught up: every node has the image's bytes on its hops.
+    pub(crate) fn settled_hops(&self, image: &Image, bound: Duration) -> Result<Vec<Hop>> {
+        let all_in = |hops: &[Hop]| {
+            self.nodes.iter().all(|node| {
+                let own = hops.iter().filter(|hop| hop.child == *node);
+                own.map(|hop| hop.relay_bytes).sum::<u64>() >= image.body_bytes()
+            })
+        };
+        let settled = run::wait_for("the hop reports of all nodes", bound, || {
+            let hops = self.hops()?;
+            Ok(all_in(&hops).then_some(hops))
+        });
+        settled.or_else(|late| {
+            let hops = self.hops()?;
+            ensure!(!hops.is_empty(), late);
+            eprintln!("warning: {late}");
+            Ok(hops)
+        })
+    }
+
+    /// What `xylem` prints for a command that asks control.
+    pub(crate) fn ask_control(&self, command: &str) -> Result<String> {
+        let url = format!("http://{}", self.lab.host(CONTROL)?.at(CONTROL_PORT));
+        let mut xylem = Command::new(&self.programs.xylem);
+        xylem.args(["--control", &url, command]);
+        self.lab.place(CONTROL, &mut xylem)?;
+        run::output(&mut xylem)
+    }
+
+    /// Reads a node's store and compares every blob of the image with its digest.
+    pub(crate) fn verify(&self, node: &str, image: &Image) -> Result<()> {
+        image.check(&self.store(node)).with_context(|| format!("in the store of {node}"))
+    }
+
+    /// The last lines of every log.
+    pub(crate) fn story(&self) -> String {
+        self.lab.story()
+    }
+
+    /// Fails if a process that ought to run has ended, with the end of its log.
+    pub(crate) fn all_alive(&mut self) -> Result<()> {
+        for name in self.lab.process_names() {
+            self.lab.process(&name)?.is_alive()?;
+        }
+        Ok(())
+    }
+
+    /// Waits for something a node's status says.
+    pub(crate) fn wait_for_status(
+        &mut self,
+        node: &str,
+        what: &str,
+        bound: Duration,
+        is_so: impl Fn(&Value) -> bool,
+    ) -> Result<Value> {
+        run::wait_for(&format!("{what} on {node}"), bound, || {
+            self.lab.process(node)?.is_alive()?;
+            Ok(self.get(node, "/xylem/v1/status").ok().filter(&is_so))
+        })
+    }
+}
+
+/// Which origin this machine can have: installs the registry where that is possible.
+pub(crate) fn choose_origin() -> Origin {
+    if run::has("docker-registry") && run::has("skopeo") {
+        return Origin::DockerRegistry;
+    }
+    match crate::setup::debian_packages(&["docker-registry", "skopeo"]) {
+        Ok(()) => Origin::DockerRegistry,
+        Err(error) => {
+            eprintln!("no docker-registry ({error:#}): an xylemd serves the image instead");
+            Origin::Embedded
+        }
+    }
+}
+
+/// The sum of the payload bytes of the hops that begin at the registry.
+pub(crate) fn origin_bytes(hops: &[Hop]) -> u64 {
+    let own = hops.iter().filter(|hop| hop.parent == REGISTRY);
+    own.map(|hop| hop.kernel_bytes.unwrap_or(hop.relay_bytes)).sum()
+}
+
+/// Fails unless both counts of every hop are there and equal.
+pub(crate) fn check_counts(hops: &[Hop]) -> Result<()> {
+    for hop in hops {
+        let (parent, child) = (&hop.parent, &hop.child);
+        match hop.kernel_bytes {
+            Some(kernel) if kernel == hop.relay_bytes => {}
+            Some(kernel) => {
+                bail!("{parent} to {child}: relay {}, kernel {kernel} bytes", hop.relay_bytes)
+            }
+            None => bail!("{parent} to {child}: the kernel counted nothing"),
+        }
+    }
+    Ok(())
+}

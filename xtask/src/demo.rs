@@ -1,0 +1,262 @@
+//! `cargo xtask demo`: from a clone to an image on every node, with the figures; measures no rival.
+
+mod progress;
+mod report;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+
+use crate::cluster::image::Image;
+use crate::cluster::pull::{Done, Pull};
+use crate::cluster::{self, Cluster, Origin};
+use crate::lab::{HOSTS_MAX, measure};
+use crate::{build, image, run, setup, sys};
+use progress::Progress;
+use report::{Node, Report};
+
+/// How long the nodes may take: hundreds of megabytes over a slow link, and then some.
+const PULLS: Duration = Duration::from_secs(1800);
+/// How long the last hop reports may take to reach control.
+const REPORTS: Duration = Duration::from_secs(15);
+/// Registry and control have a host each.
+const NODES_MAX: u64 = HOSTS_MAX as u64 - 2;
+
+/// What to show.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// How many nodes
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..=NODES_MAX))]
+    nodes: u64,
+    /// The rate of every link, both ways, as `tc` writes it
+    #[arg(long, default_value = "1gbit")]
+    rate: String,
+    /// An OCI image layout (DIR or DIR:TAG) or a registry reference; else files of this machine
+    #[arg(long)]
+    image: Option<String>,
+    /// Write the figures to this file as well, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Leave the lab running, and print how to look into it
+    #[arg(long)]
+    keep: bool,
+}
+
+/// Runs the demo. Fails unless every node has every byte.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let start = Instant::now();
+    let step = |what: &str| eprintln!("[{:6.1} s] {what}", start.elapsed().as_secs_f64());
+    let privileged = sys::is_root();
+    if privileged {
+        step("set-up: packages and tools that are missing are named as they are installed");
+        setup::for_demo()?;
+    } else {
+        step("not root: loopback instead of namespaces, links unshaped, hop figures from TCP_INFO");
+    }
+    let origin = cluster::choose_origin();
+    step("building everything in release");
+    let programs = build::all(true)?;
+    step("the image");
+    let scratch = Scratch::new()?;
+    let layout = layout(options.image.as_deref(), &scratch.0)?;
+    step(&format!("a lab of {} nodes, the registry and control", options.nodes));
+    let rate = privileged.then_some(options.rate.as_str());
+    let nodes = usize::try_from(options.nodes)?;
+    let mut cluster = Cluster::new(&programs, nodes, rate, &layout, origin)?;
+    let shown = show(&mut cluster, options, &step);
+    if let Err(error) = shown {
+        // The logs go with the lab: what they say last has to be said now.
+        return Err(
+            error.context(format!("the demo broke; the logs end with\n{}", cluster.story()))
+        );
+    }
+    if options.keep {
+        keep(&mut cluster)?;
+        scratch.keep();
+    }
+    Ok(())
+}
+
+/// Everything that happens in the lab.
+fn show(cluster: &mut Cluster, options: &Options, step: &dyn Fn(&str)) -> Result<()> {
+    let (from, to) = (cluster::REGISTRY, cluster.nodes()[0].clone());
+    step("what one plain TCP flow gets on an idle link");
+    let goodput_bytes_s = measure::goodput(&cluster.lab, from, &to)?;
+    step("registry, control and nodes");
+    cluster.start()?;
+    let image = cluster.image()?;
+    let names = cluster.nodes().to_vec();
+    step(&format!("{:.1} MB to {} nodes at once", image.bytes() as f64 / 1e6, names.len()));
+    let before = Spent::now(cluster)?;
+    let done = pull_everywhere(cluster, &names)?;
+    let after = Spent::now(cluster)?;
+    step("the clock has stopped: every file of every store against its SHA-256");
+    let verified = verify(cluster, &names, &image);
+    let hops = cluster.settled_hops(&image, REPORTS)?;
+    let nodes = names.iter().zip(&done).zip(&verified).map(|((name, done), verified)| Node {
+        name: name.clone(),
+        verified: verified.is_ok() && done.image == image.digest,
+        seconds: done.seconds,
+    });
+    let report = Report::new(report::Figures {
+        nodes: nodes.collect(),
+        makespan_s: makespan_s(&done),
+        goodput_bytes_s,
+        image_bytes: image.bytes(),
+        nodes_cpu_s: after.nodes_cpu_s - before.nodes_cpu_s,
+        machine_cpu_s: after.machine_cpu_s - before.machine_cpu_s,
+        origin_wire_bytes: after.wire_bytes.zip(before.wire_bytes).map(|(now, then)| now - then),
+        hops,
+        origin: match cluster.origin {
+            Origin::DockerRegistry => "docker-registry",
+            Origin::Embedded => "xylemd",
+        },
+        rate: cluster.lab.is_isolated().then(|| options.rate.clone()),
+        image: image.digest.clone(),
+    });
+    report.print(&cluster.ask_control("trees")?);
+    if let Some(file) = &options.json {
+        let json = serde_json::to_string_pretty(&report)? + "\n";
+        fs::write(file, json).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    for outcome in verified {
+        outcome?;
+    }
+    ensure!(report.all_verified(), "a node has another image than the registry");
+    Ok(())
+}
+
+/// What has been spent so far.
+struct Spent {
+    nodes_cpu_s: f64,
+    machine_cpu_s: f64,
+    wire_bytes: Option<u64>,
+}
+
+impl Spent {
+    fn now(cluster: &mut Cluster) -> Result<Self> {
+        let mut nodes_cpu_s = 0.0;
+        for node in cluster.nodes().to_vec() {
+            nodes_cpu_s += measure::process_cpu_s(cluster.lab.process(&node)?.pid())?;
+        }
+        let wire_bytes = measure::wire_bytes_sent(&cluster.lab, cluster::REGISTRY)?;
+        Ok(Self { nodes_cpu_s, machine_cpu_s: measure::machine_cpu_s()?, wire_bytes })
+    }
+}
+
+fn pull_everywhere(cluster: &mut Cluster, names: &[String]) -> Result<Vec<Done>> {
+    let mut pulls = Vec::new();
+    for name in names {
+        pulls.push(cluster.pull(name)?);
+    }
+    let mut progress = Progress::new(names);
+    let mut outcomes: Vec<Option<Done>> = vec![None; pulls.len()];
+    run::wait_for("the image on every node", PULLS, || {
+        for (pull, outcome) in pulls.iter_mut().zip(&mut outcomes) {
+            if outcome.is_none() {
+                *outcome = pull.outcome()?;
+            }
+        }
+        let states: Vec<(u64, u64)> = pulls.iter().map(Pull::progress).collect();
+        progress.show(&states);
+        cluster.all_alive()?;
+        Ok(outcomes.iter().all(Option::is_some).then_some(()))
+    })?;
+    Ok(outcomes.into_iter().flatten().collect())
+}
+
+/// From the first node's start to the last node's end, all by one clock.
+fn makespan_s(done: &[Done]) -> f64 {
+    let start = done.iter().map(|done| done.start_ns).min().unwrap_or_default();
+    let end = done.iter().map(|done| done.end_ns).max().unwrap_or_default();
+    Duration::from_nanos(end.saturating_sub(start)).as_secs_f64()
+}
+
+/// Checks all stores, as many at a time as there are processors.
+fn verify(cluster: &Cluster, names: &[String], image: &Image) -> Vec<Result<()>> {
+    let next = AtomicUsize::new(0);
+    let check = || {
+        let mut checked = Vec::new();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(name) = names.get(index) else { return checked };
+            let outcome = run::go_on().and_then(|()| cluster.verify(name, image));
+            checked.push((index, outcome));
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let mut checked: Vec<(usize, Result<()>)> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(check)).collect();
+        workers.into_iter().flat_map(|it| it.join().expect("hashing does not panic")).collect()
+    });
+    checked.sort_by_key(|(index, _)| *index);
+    checked.into_iter().map(|(_, outcome)| outcome).collect()
+}
+
+/// The image to bring, as a layout: `skopeo` understands it with and without a tag.
+fn layout(image: Option<&str>, scratch: &Path) -> Result<PathBuf> {
+    let Some(image) = image else { return image::cached(image::default_size()) };
+    let directory = image.rsplit_once(':').map_or(image, |(directory, _)| directory);
+    if [image, directory].iter().any(|path| Path::new(path).join("oci-layout").is_file()) {
+        return Ok(PathBuf::from(image));
+    }
+    let copy = scratch.join("image");
+    let mut skopeo = run::command("skopeo");
+    skopeo.args(["--insecure-policy", "copy", "--quiet", &format!("docker://{image}")]);
+    skopeo.arg(format!("oci:{}:latest", copy.display()));
+    run::output(&mut skopeo)
+        .with_context(|| format!("{image} is no OCI image layout and cannot be pulled"))?;
+    Ok(copy)
+}
+
+fn keep(cluster: &mut Cluster) -> Result<()> {
+    let lab = &cluster.lab;
+    let node = &cluster.nodes()[0];
+    let host = lab.host(node)?;
+    let enter = |netns: &Option<String>| {
+        netns.as_ref().map_or(String::new(), |it| format!("nsenter --net=/run/netns/{it} "))
+    };
+    let control = lab.host(cluster::CONTROL)?;
+    let xylem = cluster.programs.xylem.display();
+    println!("\nThe lab is left running. Look into it:");
+    println!(
+        "  {}curl -s http://{}/xylem/v1/status",
+        enter(&host.netns),
+        host.at(cluster::NODE_PORT)
+    );
+    println!(
+        "  {}{xylem} --control http://{} hops",
+        enter(&control.netns),
+        control.at(cluster::CONTROL_PORT)
+    );
+    println!("  logs: {}    stores: {}", lab.directory().display(), lab.disk().display());
+    println!("Remove it:\n  cargo xtask clean");
+    cluster.lab.keep()
+}
+
+/// A directory for an image from elsewhere, gone when the demo ends.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Self> {
+        let path = PathBuf::from(format!("/var/tmp/xylem-demo-{}", std::process::id()));
+        fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    /// An embedded registry goes on reading from here.
+    fn keep(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

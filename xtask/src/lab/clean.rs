@@ -1,0 +1,125 @@
+//! Removes labs by their journals; touches nothing that no journal names.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::journal;
+use crate::{run, sys};
+
+/// What the names of the namespaces of all labs begin with.
+pub(super) const TAG: &str = "xylem-";
+const DIRECTORIES: &str = "xylem-lab-";
+
+/// `cargo xtask clean`: every lab whose owner is gone, kept ones too.
+pub(crate) fn all() -> Result<()> {
+    let mut removed = 0;
+    for directory in labs()?.into_iter().filter(|directory| owner(directory).is_none()) {
+        remove(&directory)?;
+        println!("removed {}", directory.display());
+        removed += 1;
+    }
+    if removed == 0 {
+        println!("nothing to remove");
+    }
+    Ok(())
+}
+
+/// Removes what killed runs have left; kept labs stay. Called before a new lab is made.
+pub(super) fn abandoned() -> Result<()> {
+    for directory in labs()? {
+        if owner(&directory).is_none() && !journal::is_kept(&directory) {
+            remove(&directory)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes one lab: its processes, namespaces, cgroups, directories, and last its journal.
+pub(super) fn remove(directory: &Path) -> Result<()> {
+    let journal = journal::read(directory).unwrap_or_default();
+    let of = |kind: &'static str| {
+        journal.iter().filter(move |(found, _)| found == kind).map(|(_, what)| what.as_str())
+    };
+    of("process").for_each(kill);
+    of("netns").try_for_each(remove_namespaces)?;
+    of("cgroup").try_for_each(|root| remove_cgroup(Path::new(root)))?;
+    for stores in of("directory").map(Path::new).chain([directory]) {
+        if stores.exists() {
+            fs::remove_dir_all(stores)
+                .with_context(|| format!("cannot remove {}", stores.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The lab directories that this user can remove.
+fn labs() -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir("/tmp").context("cannot read /tmp")?;
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    Ok(paths.filter(|path| is_lab(path)).collect())
+}
+
+fn is_lab(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.starts_with(DIRECTORIES) && (sys::is_root() || is_own(path))
+}
+
+fn is_own(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let own = fs::metadata("/proc/self").map(|own| own.uid()).ok();
+    fs::metadata(path).map(|found| found.uid()).ok() == own
+}
+
+fn owner(directory: &Path) -> Option<u32> {
+    let journal = journal::read(directory).ok()?;
+    journal.iter().find(|(kind, _)| kind == "owner").and_then(|(_, stamp)| journal::alive(stamp))
+}
+
+fn kill(stamp: &str) {
+    let Some(pid) = journal::alive(stamp) else { return };
+    // It may end by itself in between: that is what is wanted.
+    let _ = sys::kill(pid, libc::SIGKILL);
+    let _ = poll_gone(Duration::from_secs(5), || journal::alive(stamp).is_none());
+}
+
+fn remove_namespaces(tag: &str) -> Result<()> {
+    let Ok(entries) = fs::read_dir("/run/netns") else { return Ok(()) };
+    let prefix = format!("{tag}-");
+    for name in entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
+        if name.starts_with(&prefix) {
+            uninterrupted(run::command("ip").args(["netns", "delete", &name]))?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_cgroup(root: &Path) -> Result<()> {
+    let Ok(entries) = fs::read_dir(root) else { return Ok(()) };
+    let children = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    for path in children.filter(|path| path.is_dir()).chain([root.to_path_buf()]) {
+        // The kernel lets go of a cgroup a moment after its last process.
+        let gone = poll_gone(Duration::from_secs(5), || fs::remove_dir(&path).is_ok());
+        gone.with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Waits like [`run::wait_for`], but goes on after a signal: that is when cleaning happens.
+fn poll_gone(bound: Duration, mut gone: impl FnMut() -> bool) -> Result<()> {
+    let start = std::time::Instant::now();
+    while !gone() {
+        anyhow::ensure!(start.elapsed() < bound, "still there after {} s", bound.as_secs());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+fn uninterrupted(command: &mut std::process::Command) -> Result<()> {
+    use std::os::unix::process::CommandExt;
+    let output = command.process_group(0).output().context("cannot start `ip`")?;
+    anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(())
+}

@@ -1,0 +1,30 @@
+//! Hands the seeds to the simulator of `benches`; simulates nothing itself.
+
+use std::env;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::run;
+
+/// What to simulate.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// How many seeds to try, from the first one on
+    #[arg(long, default_value_t = 200)]
+    pub(crate) seeds: u64,
+    /// Only this seed, with its story told
+    #[arg(long, conflicts_with = "seeds")]
+    pub(crate) seed: Option<u64>,
+}
+
+/// Builds the simulator in release and runs it; fails with the command of the first bad seed.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let mut cargo = run::command(env::var("CARGO").as_deref().unwrap_or("cargo"));
+    cargo.args(["run", "--quiet", "--release", "-p", "xylem-benches", "--bin", "sim", "--"]);
+    match options.seed {
+        Some(seed) => cargo.args(["--seed", &seed.to_string()]),
+        None => cargo.args(["--seeds", &options.seeds.to_string()]),
+    };
+    run::show(&mut cargo)
+}

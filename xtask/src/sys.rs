@@ -1,0 +1,69 @@
+//! The libc calls of xtask: who we are, where a process lives, signals and clocks; no policy.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// Whether this process has the effective user id 0.
+pub(crate) fn is_root() -> bool {
+    // SAFETY: geteuid takes nothing, touches no memory of ours and cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds: the clock that the daemons stamp their pulls with.
+pub(crate) fn monotonic_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is a live timespec that this frame owns; the kernel writes only to it.
+    let failed = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    assert_eq!(failed, 0, "CLOCK_MONOTONIC exists on every Linux");
+    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
+}
+
+/// Clock ticks per second: the unit of the CPU times in `/proc`.
+pub(crate) fn ticks_per_second() -> u64 {
+    // SAFETY: sysconf takes a constant and returns a number; it touches no memory of ours.
+    let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    u64::try_from(ticks).expect("the kernel has a tick rate")
+}
+
+/// Sends a signal to one process. Never to a group: a pid of 0 or below is refused.
+pub(crate) fn kill(pid: u32, signal: i32) -> io::Result<()> {
+    let pid = i32::try_from(pid).ok().filter(|pid| *pid > 0);
+    let pid = pid.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    // SAFETY: kill takes two numbers and touches no memory of ours; `pid` names one process.
+    check(unsafe { libc::kill(pid, signal) })
+}
+
+/// Moves the calling thread, and only it, into a network namespace.
+pub(crate) fn enter_netns(namespace: &File) -> io::Result<()> {
+    // SAFETY: setns changes the calling thread's namespace only; the descriptor is open because
+    // the caller holds the `File`.
+    check(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) })
+}
+
+/// Makes `command` start inside a network namespace and a cgroup (its open `cgroup.procs`), in a
+/// process group of its own so that a Ctrl-C at the terminal reaches only xtask.
+pub(crate) fn confine(command: &mut Command, netns: Option<File>, cgroup_procs: Option<File>) {
+    command.process_group(0);
+    let join = move || {
+        if let Some(procs) = &cgroup_procs {
+            // SAFETY: the buffer is one byte of static memory and the descriptor is open because
+            // the closure owns the `File`; write is async-signal-safe, as a child between fork
+            // and exec needs.
+            let written = unsafe { libc::write(procs.as_raw_fd(), b"0".as_ptr().cast(), 1) };
+            if written != 1 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        netns.as_ref().map_or(Ok(()), enter_netns)
+    };
+    // SAFETY: between fork and exec the closure makes two system calls (write, setns) and reads
+    // errno; it neither allocates nor locks. It upholds that itself.
+    unsafe { command.pre_exec(join) };
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
