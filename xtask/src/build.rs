@@ -23,7 +23,7 @@ pub(crate) struct Binaries {
 /// Builds every binary and, where a toolchain for it is there, the kernel object.
 pub(crate) fn all(release: bool) -> Result<Binaries> {
     let mut cargo = run::command(env::var("CARGO").as_deref().unwrap_or("cargo"));
-    cargo.args(["build", "--quiet", "--workspace", "--bins"]);
+    cargo.args(["build", "--quiet", "--bins", "-p", "xylem-dataplane", "-p", "xylem-control"]);
     if release {
         cargo.arg("--release");
     }

@@ -275,11 +275,6 @@ impl Cluster {
         image.check(&self.store(node)).with_context(|| format!("in the store of {node}"))
     }
 
-    /// The last lines of every log.
-    pub(crate) fn story(&self) -> String {
-        self.lab.story()
-    }
-
     /// Fails if a process that ought to run has ended, with the end of its log.
     pub(crate) fn all_alive(&mut self) -> Result<()> {
         for name in self.lab.process_names() {

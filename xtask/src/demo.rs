@@ -71,9 +71,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let shown = show(&mut cluster, options, &step);
     if let Err(error) = shown {
         // The logs go with the lab: what they say last has to be said now.
-        return Err(
-            error.context(format!("the demo broke; the logs end with\n{}", cluster.story()))
-        );
+        if run::go_on().is_ok() {
+            eprint!("the logs end with\n{}", cluster.lab.story());
+        }
+        return Err(error);
     }
     if options.keep {
         keep(&mut cluster)?;

@@ -1,9 +1,203 @@
-//! x
+//! Tests with real processes in a lab of their own: the list, the runner, what they share.
+//!
+//! What has to happen in the middle of a blob is made certain by slow links and by waiting for
+//! what a node says about itself; no test sleeps, and every wait has a bound.
+
+mod badhttp;
+mod badinput;
+mod badstore;
+mod badupstream;
+mod broadcast;
+mod control;
+mod liar;
+pub(crate) mod links;
+mod parent;
+mod registry;
+mod restart;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+
+use crate::build::Binaries;
+use crate::cluster::image::Image;
+use crate::cluster::pull::Pull;
+use crate::cluster::{self, Cluster};
+use crate::{build, image, run, sys};
+
+/// What a small image is: it takes seconds on a slow link.
+const IMAGE_BYTES: u64 = 24_000_000;
+/// A link on which such an image can be met in the middle.
+const SLOW: &str = "100mbit";
+/// How long a pull may take here, with all that is done to it.
+const PULL: Duration = Duration::from_secs(90);
+/// How long a state may take to come about.
+const STATE: Duration = Duration::from_secs(30);
+
+/// Which tests to run.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
-    pub(crate) name: Option<String>,
+    /// Only tests whose name contains this
+    name: Option<String>,
+    /// With binaries built in release; else in debug
+    #[arg(long)]
+    release: bool,
+    /// Print the names and run nothing
+    #[arg(long)]
+    list: bool,
 }
-pub(crate) fn run(_: &Options) -> anyhow::Result<()> {
+
+/// A test: a name and a function that fails.
+type Test = (&'static str, fn(&Binaries) -> Result<()>);
+
+const TESTS: &[Test] = &[
+    ("links_are_shaped_and_labs_coexist", links::are_shaped_and_labs_coexist),
+    ("killed_lab_is_cleaned_up", links::killed_lab_is_cleaned_up),
+    ("broadcast_costs_the_registry_once", broadcast::costs_the_registry_once),
+    ("every_request_has_an_answer", badhttp::every_request_has_an_answer),
+    ("wrong_arguments_are_refused", badinput::wrong_arguments),
+    ("unreachable_peers_are_named", badinput::unreachable_peers),
+    ("missing_kernel_features_are_named", badinput::missing_kernel_features),
+    ("read_only_store_is_refused", badstore::read_only),
+    ("full_store_fails_one_blob", badstore::full),
+    ("wrong_digest_is_never_kept", badupstream::wrong_digest),
+    ("truncated_upstream_is_an_error", badupstream::truncated),
+    ("oversized_manifest_is_refused", badupstream::oversized_manifest),
+    ("parent_killed_in_mid_blob", parent::killed_in_mid_blob),
+    ("root_killed_in_mid_blob", parent::root_killed_in_mid_blob),
+    ("control_killed_in_mid_blob", control::killed_in_mid_blob),
+    ("registry_killed_in_mid_blob", registry::killed_in_mid_blob),
+    ("restart_in_mid_blob_resumes", restart::in_mid_blob_resumes),
+];
+
+/// How many tests passed, failed and were skipped.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+    pub(crate) skipped: u64,
+}
+
+/// `cargo xtask lab-test`.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    if options.list {
+        TESTS.iter().for_each(|(name, _)| println!("{name}"));
+        return Ok(());
+    }
+    let tally = all(options.name.as_deref(), options.release)?;
+    println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
+    ensure!(tally.failed == 0, "{} lab tests failed", tally.failed);
     Ok(())
+}
+
+/// Builds what is needed and runs the tests whose name contains `filter`.
+pub(crate) fn all(filter: Option<&str>, release: bool) -> Result<Tally> {
+    let chosen = TESTS.iter().filter(|(name, _)| filter.is_none_or(|part| name.contains(part)));
+    let chosen: Vec<&Test> = chosen.collect();
+    ensure!(!chosen.is_empty(), "no lab test has that name; `--list` prints them");
+    let mut tally = Tally::default();
+    if !sys::is_root() {
+        println!("skipped {} lab tests: namespaces need root", chosen.len());
+        tally.skipped = chosen.len() as u64;
+        return Ok(tally);
+    }
+    let programs = build::all(release)?;
+    for (name, test) in chosen {
+        let start = Instant::now();
+        let outcome = test(&programs);
+        let seconds = start.elapsed().as_secs_f64();
+        run::go_on()?;
+        match outcome {
+            Ok(()) => {
+                println!("lab test {name} ... ok ({seconds:.1} s)");
+                tally.passed += 1;
+            }
+            Err(error) => {
+                println!("lab test {name} ... FAILED ({seconds:.1} s)\n    {error:#}");
+                tally.failed += 1;
+            }
+        }
+    }
+    Ok(tally)
+}
+
+/// Runs a test against a lab in which everything has been started; a failure shows the logs.
+fn with_cluster(
+    programs: &Binaries,
+    nodes: usize,
+    rate: &str,
+    test: impl FnOnce(&mut Cluster) -> Result<()>,
+) -> Result<()> {
+    with_hosts(programs, nodes, rate, |cluster| {
+        cluster.start()?;
+        test(cluster)
+    })
+}
+
+/// The same with nothing started yet.
+fn with_hosts(
+    programs: &Binaries,
+    nodes: usize,
+    rate: &str,
+    test: impl FnOnce(&mut Cluster) -> Result<()>,
+) -> Result<()> {
+    let layout = image::cached(IMAGE_BYTES)?;
+    let origin = cluster::choose_origin();
+    let mut cluster = Cluster::new(programs, nodes, Some(rate), &layout, origin)?;
+    test(&mut cluster).map_err(|error| error.context(format!("logs:\n{}", cluster.lab.story())))
+}
+
+/// Starts a pull on every node at once.
+fn pull_everywhere(cluster: &mut Cluster) -> Result<Vec<Pull>> {
+    let nodes = cluster.nodes().to_vec();
+    nodes.iter().map(|node| cluster.pull(node)).collect()
+}
+
+/// Waits for pulls and verifies the stores of their nodes.
+fn finish(cluster: &mut Cluster, pulls: &mut [Pull], image: &Image) -> Result<()> {
+    for pull in pulls.iter_mut() {
+        let done = pull.wait(PULL)?;
+        ensure!(done.image == image.digest, "{} has pulled {}", pull.node, done.image);
+    }
+    cluster.all_alive()?;
+    pulls.iter().try_for_each(|pull| cluster.verify(&pull.node, image))
+}
+
+/// Waits until a node is well inside the image's largest blob; returns the bytes it has of it.
+fn wait_for_mid_blob(cluster: &mut Cluster, node: &str, image: &Image) -> Result<u64> {
+    let (digest, bytes) = image.largest();
+    let received = |status: &serde_json::Value| {
+        let flows = status["flows"].as_array()?;
+        let flow = flows.iter().find(|flow| flow["digest"] == digest)?;
+        flow["received_bytes"].as_u64()
+    };
+    let inside = |received: u64| received > bytes / 8;
+    let status = cluster.wait_for_status(node, "the middle of a blob", PULL, |status| {
+        received(status).is_some_and(inside)
+    })?;
+    let found = received(&status).context("a flow without received_bytes")?;
+    ensure!(found < bytes / 8 * 7, "{node} was too fast: {found} of {bytes} bytes");
+    Ok(found)
+}
+
+/// The parent of every node of the only tree, as control tells it; none for the root.
+fn parents(cluster: &Cluster) -> Result<Vec<(String, Option<String>)>> {
+    let answer = cluster.get(cluster::CONTROL, "/api/v1/trees")?;
+    let trees = answer["trees"].as_array().context("no trees")?;
+    let [tree] = trees.as_slice() else { bail!("{} trees instead of one", trees.len()) };
+    let nodes = tree["nodes"].as_array().context("a tree without nodes")?;
+    let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+    nodes
+        .iter()
+        .map(|node| Ok((text(&node["node"]).context("a nameless node")?, text(&node["parent"]))))
+        .collect()
+}
+
+/// Waits until the only tree has all nodes in it; returns their parents.
+fn wait_for_full_tree(cluster: &Cluster) -> Result<Vec<(String, Option<String>)>> {
+    let nodes = cluster.nodes().len();
+    run::wait_for("a tree of all nodes", STATE, || {
+        Ok(parents(cluster).ok().filter(|tree| tree.len() == nodes))
+    })
 }

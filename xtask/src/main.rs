@@ -47,6 +47,9 @@ enum Command {
     Sim(sim::Options),
     /// Remove what a killed or kept lab has left: processes, namespaces, cgroups, directories
     Clean,
+    /// Hold a lab until killed: a test kills it
+    #[command(hide = true)]
+    LabHold,
 }
 
 fn main() -> ExitCode {
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Command::Image(options) => image::run(&options),
         Command::LabTest(options) => labtest::run(&options),
         Command::Sim(options) => sim::run(&options),
+        Command::LabHold => labtest::links::hold(),
         Command::Clean => lab::clean::all(),
     };
     match done {

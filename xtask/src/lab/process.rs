@@ -11,7 +11,8 @@ use crate::{run, sys};
 
 /// How long a daemon may take until it says that it serves.
 const READY: Duration = Duration::from_secs(20);
-const TAIL_LINES: usize = 15;
+const TAIL_LINES: usize = 10;
+const TAIL_COLUMNS: usize = 300;
 
 /// A running process. Its owner ends it; dropping it alone does not.
 #[derive(Debug)]
@@ -55,7 +56,8 @@ impl Process {
         let said = self.said();
         let lines: Vec<&str> = said.lines().collect();
         let tail = &lines[lines.len().saturating_sub(TAIL_LINES)..];
-        tail.iter().map(|line| format!("    {line}\n")).collect()
+        let cut = |line: &str| line.chars().take(TAIL_COLUMNS).collect::<String>();
+        tail.iter().map(|line| format!("    {}\n", cut(line))).collect()
     }
 
     /// Waits until it has written `words`. A process that ends before is an error with its log.
@@ -70,7 +72,7 @@ impl Process {
             }
             Ok(None)
         });
-        waited.with_context(|| format!("the log of {} ends with:\n{}", self.name, self.tail()))
+        waited.with_context(|| format!("{} says:\n{}", self.name, self.tail()))
     }
 
     /// Waits for its end and returns its exit code; none after a signal.

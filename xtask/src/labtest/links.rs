@@ -1,0 +1,77 @@
+//! The lab itself: links have their rate, labs coexist, and a killed one can be removed.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::build::Binaries;
+use crate::lab::{Lab, measure};
+use crate::run;
+
+const RATE: &str = "200mbit";
+const RATE_BYTES_S: f64 = 25e6;
+/// Headers take 4 %, and a measurement is not exact.
+const TOLERANCE: f64 = 0.08;
+/// This program, whatever has happened to its file since it was started.
+const OWN: &str = "/proc/self/exe";
+
+/// Two labs at a time, and each link as fast as it was asked to be.
+pub(super) fn are_shaped_and_labs_coexist(_: &Binaries) -> Result<()> {
+    let names = ["a", "b"].map(str::to_owned);
+    let labs = [Lab::new(&names, Some(RATE))?, Lab::new(&names, Some(RATE))?];
+    for lab in &labs {
+        let part = measure::goodput(lab, "a", "b")? / RATE_BYTES_S;
+        ensure!((part - 1.0).abs() < TOLERANCE, "a flow gets {part:.3} of the link");
+    }
+    let tags = labs.map(|lab| lab.tag.clone());
+    ensure!(tags[0] != tags[1], "both labs are called {}", tags[0]);
+    tags.iter().try_for_each(|tag| nothing_is_left(tag))
+}
+
+/// A lab whose owner was killed with SIGKILL goes with `cargo xtask clean`.
+pub(super) fn killed_lab_is_cleaned_up(_: &Binaries) -> Result<()> {
+    let mut hold = run::command(OWN);
+    hold.arg("lab-hold").stdout(Stdio::piped());
+    let mut owner = hold.spawn().context("cannot start the owner")?;
+    let stdout = owner.stdout.take().context("a piped stdout")?;
+    let mut said = String::new();
+    let read = BufReader::new(stdout).read_line(&mut said);
+    owner.kill()?;
+    owner.wait()?;
+    read?;
+    let (tag, pid) = said.trim().split_once(' ').context("the owner has not made its lab")?;
+    ensure!(runs(pid), "the process of the lab did not outlive its owner");
+    run::output(run::command(OWN).arg("clean"))?;
+    ensure!(!runs(pid), "process {pid} still runs");
+    nothing_is_left(tag)
+}
+
+/// The hidden command that [`killed_lab_is_cleaned_up`] kills.
+pub(crate) fn hold() -> Result<()> {
+    let mut lab = Lab::new(&["a".to_owned()], None)?;
+    let mut wait = run::command("sleep");
+    wait.arg("600");
+    lab.start("a", "wait", wait)?;
+    let pid = lab.process("wait")?.pid();
+    println!("{} {pid}", lab.tag);
+    run::pace(std::time::Duration::from_secs(600))
+}
+
+/// A process that nobody has waited for has no command line any more.
+fn runs(pid: &str) -> bool {
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
+}
+
+fn nothing_is_left(tag: &str) -> Result<()> {
+    let number = tag.trim_start_matches("xylem-");
+    let cgroups = crate::lab::cgroup_mount().unwrap_or_default();
+    for place in ["/run/netns", "/tmp", "/var/tmp", &cgroups.to_string_lossy()] {
+        for entry in fs::read_dir(place).into_iter().flatten().filter_map(|entry| entry.ok()) {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            ensure!(!name.contains(number), "{place}/{name} is left");
+        }
+    }
+    Ok(())
+}
