@@ -1,4 +1,4 @@
-//! One HTTP/1.1 request over one connection, with a bound on everything; not a client for the world.
+//! One HTTP/1.1 request over one connection, everything bounded; not a client for the world.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -135,11 +135,6 @@ impl Lab {
         self.hosts.iter().find(|host| host.name == name).with_context(|| format!("no host {name}"))
     }
 
-    /// All hosts, in the order of their making.
-    pub(crate) fn hosts(&self) -> &[Host] {
-        &self.hosts
-    }
-
     /// A directory of the lab for small files: configuration and logs.
     pub(crate) fn directory(&self) -> &Path {
         &self.directory

@@ -1,4 +1,4 @@
-//! The libc calls of xtask: who we are, where a process lives, signals and clocks; no policy.
+//! The libc calls of xtask: users, namespaces, signals, what a process may call; no policy.
 
 use std::fs::File;
 use std::io;
@@ -10,15 +10,6 @@ use std::process::Command;
 pub(crate) fn is_root() -> bool {
     // SAFETY: geteuid takes nothing, touches no memory of ours and cannot fail.
     unsafe { libc::geteuid() == 0 }
-}
-
-/// `CLOCK_MONOTONIC` in nanoseconds: the clock that the daemons stamp their pulls with.
-pub(crate) fn monotonic_ns() -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `now` is a live timespec that this frame owns; the kernel writes only to it.
-    let failed = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
-    assert_eq!(failed, 0, "CLOCK_MONOTONIC exists on every Linux");
-    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
 }
 
 /// Clock ticks per second: the unit of the CPU times in `/proc`.

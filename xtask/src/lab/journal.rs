@@ -1,4 +1,4 @@
-//! What a lab has made, written down before it is made, so that anyone can remove it; removes nothing.
+//! What a lab has made, written down before it is made, so that anyone can remove it.
 
 use std::fs::{self, File};
 use std::io::Write;

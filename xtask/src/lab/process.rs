@@ -75,12 +75,6 @@ impl Process {
         waited.with_context(|| format!("{} says:\n{}", self.name, self.tail()))
     }
 
-    /// Waits for its end and returns its exit code; none after a signal.
-    pub(crate) fn wait_for_end(&mut self, bound: Duration) -> Result<Option<i32>> {
-        let what = format!("the end of {}", self.name);
-        run::wait_for(&what, bound, || Ok(self.child.try_wait()?)).map(|status| status.code())
-    }
-
     /// Fails, with its log, if it has ended.
     pub(crate) fn is_alive(&mut self) -> Result<()> {
         match self.child.try_wait()? {

@@ -1,4 +1,4 @@
-//! Wrong arguments, peers that are not there, a kernel that refuses: one clear line, the right code.
+//! Wrong arguments, absent peers, a kernel that refuses: one clear line, the right code.
 
 use std::fs;
 use std::path::Path;
