@@ -7,7 +7,7 @@ pub(crate) mod pull;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -81,8 +81,9 @@ pub(crate) struct Cluster {
     pub(crate) programs: Binaries,
     /// Who serves the image at first.
     pub(crate) origin: Origin,
+    /// The image as an OCI layout, `DIR` or `DIR:TAG`; to be set before the registry starts.
+    pub(crate) layout: PathBuf,
     nodes: Vec<String>,
-    layout: PathBuf,
 }
 
 impl Cluster {
@@ -91,14 +92,13 @@ impl Cluster {
         programs: &Binaries,
         nodes: usize,
         rate: Option<&str>,
-        layout: &Path,
         origin: Origin,
     ) -> Result<Self> {
         let nodes: Vec<String> = (1..=nodes).map(|number| format!("n{number}")).collect();
         let servers = [REGISTRY, CONTROL].map(str::to_owned);
         let hosts: Vec<String> = servers.into_iter().chain(nodes.iter().cloned()).collect();
         let lab = Lab::new(&hosts, rate)?;
-        Ok(Self { lab, programs: programs.clone(), origin, nodes, layout: layout.to_path_buf() })
+        Ok(Self { lab, programs: programs.clone(), origin, layout: PathBuf::new(), nodes })
     }
 
     /// The names of the nodes.
@@ -157,7 +157,7 @@ impl Cluster {
     }
 
     /// Puts the image into the registry; the embedded one has it already.
-    pub(crate) fn push(&self) -> Result<()> {
+    pub(crate) fn push(&mut self) -> Result<()> {
         if self.origin == Origin::Embedded {
             return Ok(());
         }
@@ -166,7 +166,10 @@ impl Cluster {
         skopeo.args(["--dest-tls-verify=false", &format!("oci:{}", self.layout.display())]);
         skopeo.arg(format!("docker://{}", self.reference()?));
         self.lab.place(REGISTRY, &mut skopeo)?;
-        run::output(&mut skopeo).map(|_| ()).context("cannot push the image")
+        run::output(&mut skopeo).context("cannot push the image")?;
+        // It was asked for every blob before it had it, and has said so: that is no news.
+        self.lab.process(REGISTRY)?.forget();
+        Ok(())
     }
 
     /// What to pull: registry, name and tag.

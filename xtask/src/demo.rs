@@ -61,13 +61,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let origin = cluster::choose_origin();
     step("building everything in release");
     let programs = build::all(true)?;
-    step("the image");
-    let scratch = Scratch::new()?;
-    let layout = layout(options.image.as_deref(), &scratch.0)?;
     step(&format!("a lab of {} nodes, the registry and control", options.nodes));
     let rate = privileged.then_some(options.rate.as_str());
     let nodes = usize::try_from(options.nodes)?;
-    let mut cluster = Cluster::new(&programs, nodes, rate, &layout, origin)?;
+    let mut cluster = Cluster::new(&programs, nodes, rate, origin)?;
+    step("the image");
+    cluster.layout = layout(options.image.as_deref(), cluster.lab.disk())?;
     let shown = show(&mut cluster, options, &step);
     if let Err(error) = shown {
         // The logs go with the lab: what they say last has to be said now.
@@ -78,7 +77,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     if options.keep {
         keep(&mut cluster)?;
-        scratch.keep();
     }
     Ok(())
 }
@@ -200,13 +198,13 @@ fn verify(cluster: &Cluster, names: &[String], image: &Image) -> Vec<Result<()>>
 }
 
 /// The image to bring, as a layout: `skopeo` understands it with and without a tag.
-fn layout(image: Option<&str>, scratch: &Path) -> Result<PathBuf> {
+fn layout(image: Option<&str>, disk: &Path) -> Result<PathBuf> {
     let Some(image) = image else { return image::cached(image::default_size()) };
     let directory = image.rsplit_once(':').map_or(image, |(directory, _)| directory);
     if [image, directory].iter().any(|path| Path::new(path).join("oci-layout").is_file()) {
         return Ok(PathBuf::from(image));
     }
-    let copy = scratch.join("image");
+    let copy = disk.join("image");
     let mut skopeo = run::command("skopeo");
     skopeo.args(["--insecure-policy", "copy", "--quiet", &format!("docker://{image}")]);
     skopeo.arg(format!("oci:{}:latest", copy.display()));
@@ -238,26 +236,4 @@ fn keep(cluster: &mut Cluster) -> Result<()> {
     println!("  logs: {}    stores: {}", lab.directory().display(), lab.disk().display());
     println!("Remove it:\n  cargo xtask clean");
     cluster.lab.keep()
-}
-
-/// A directory for an image from elsewhere, gone when the demo ends.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Result<Self> {
-        let path = PathBuf::from(format!("/var/tmp/xylem-demo-{}", std::process::id()));
-        fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        Ok(Self(path))
-    }
-
-    /// An embedded registry goes on reading from here.
-    fn keep(self) {
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }

@@ -144,7 +144,8 @@ fn with_hosts(
 ) -> Result<()> {
     let layout = image::cached(IMAGE_BYTES)?;
     let origin = cluster::choose_origin();
-    let mut cluster = Cluster::new(programs, nodes, Some(rate), &layout, origin)?;
+    let mut cluster = Cluster::new(programs, nodes, Some(rate), origin)?;
+    cluster.layout = layout;
     test(&mut cluster).map_err(|error| error.context(format!("logs:\n{}", cluster.lab.story())))
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::{run, sys};
 
@@ -60,6 +60,12 @@ impl Process {
         tail.iter().map(|line| format!("    {}\n", cut(line))).collect()
     }
 
+    /// Leaves what it has written so far out of [`Self::said`] and [`Self::tail`].
+    pub(crate) fn forget(&mut self) {
+        let written = fs::metadata(&self.log).map_or(0, |log| log.len());
+        self.began = usize::try_from(written).unwrap_or(self.began);
+    }
+
     /// Waits until it has written `words`. A process that ends before is an error with its log.
     pub(crate) fn wait_for_words(&mut self, words: &str) -> Result<()> {
         let what = format!("`{words}` from {}", self.name);
@@ -72,7 +78,7 @@ impl Process {
             }
             Ok(None)
         });
-        waited.with_context(|| format!("{} says:\n{}", self.name, self.tail()))
+        waited.map_err(|error| anyhow!("{error:#}; its log ends with\n{}", self.tail()))
     }
 
     /// Fails, with its log, if it has ended.
