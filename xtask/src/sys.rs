@@ -96,3 +96,24 @@ fn filter_code(code: u32) -> u16 {
 fn check(result: libc::c_int) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_of_processes_is_never_signalled() {
+        for pid in [0, u32::MAX] {
+            assert_eq!(kill(pid, 0).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        }
+        kill(std::process::id(), 0).unwrap();
+    }
+
+    #[test]
+    fn the_filter_is_accepted_and_other_calls_go_on() {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "grep -q '^Seccomp:.*2' /proc/self/status"]);
+        forbid_io_uring(&mut shell);
+        assert!(shell.status().unwrap().success());
+    }
+}

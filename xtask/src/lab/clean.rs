@@ -73,9 +73,18 @@ fn is_own(path: &Path) -> bool {
     fs::metadata(path).map(|found| found.uid()).ok() == own
 }
 
+/// Who made a lab, if that process still runs.
 fn owner(directory: &Path) -> Option<u32> {
-    let journal = journal::read(directory).ok()?;
-    journal.iter().find(|(kind, _)| kind == "owner").and_then(|(_, stamp)| journal::alive(stamp))
+    let journal = journal::read(directory).unwrap_or_default();
+    let stamp = journal.iter().find(|(kind, _)| kind == "owner").map(|(_, stamp)| stamp);
+    // A lab that is being made has no journal yet, but its directory names the maker.
+    stamp.map_or_else(|| named_owner(directory), |stamp| journal::alive(stamp))
+}
+
+fn named_owner(directory: &Path) -> Option<u32> {
+    let id = directory.file_name()?.to_str()?.strip_prefix(DIRECTORIES)?;
+    let pid = id.split('-').next()?.parse().ok()?;
+    Path::new(&format!("/proc/{pid}")).exists().then_some(pid)
 }
 
 fn kill(stamp: &str) {
