@@ -54,8 +54,10 @@ pub(crate) struct Hop {
     pub(crate) child: String,
     /// Payload bytes counted by the relay.
     pub(crate) relay_bytes: u64,
-    /// Payload bytes counted by the kernel.
-    pub(crate) kernel_bytes: Option<u64>,
+    /// Payload bytes counted by the kernel; nothing is known where `source` is `none`.
+    pub(crate) kernel_bytes: u64,
+    /// Where the kernel's figures come from: `bpf`, `tcp_info` or `none`.
+    pub(crate) source: String,
     /// Megabits per second while it flowed.
     pub(crate) mbit_s: Option<f64>,
     /// Smoothed round trip time.
@@ -65,11 +67,17 @@ pub(crate) struct Hop {
     /// Median time from the request to the first byte of an answer.
     pub(crate) first_byte_ms: Option<f64>,
     /// What limits the hop.
-    #[serde(default)]
     pub(crate) verdict: String,
     /// Everything else that the report has.
     #[serde(flatten)]
     pub(crate) more: BTreeMap<String, Value>,
+}
+
+impl Hop {
+    /// What the kernel counted, if it did.
+    pub(crate) fn kernel_bytes(&self) -> Option<u64> {
+        (self.source != "none").then_some(self.kernel_bytes)
+    }
 }
 
 /// The processes of one lab, and the image they are about.
@@ -318,14 +326,14 @@ pub(crate) fn choose_origin() -> Origin {
 /// The sum of the payload bytes of the hops that begin at the registry.
 pub(crate) fn origin_bytes(hops: &[Hop]) -> u64 {
     let own = hops.iter().filter(|hop| hop.parent == REGISTRY);
-    own.map(|hop| hop.kernel_bytes.unwrap_or(hop.relay_bytes)).sum()
+    own.map(|hop| hop.kernel_bytes().unwrap_or(hop.relay_bytes)).sum()
 }
 
 /// Fails unless both counts of every hop are there and equal.
 pub(crate) fn check_counts(hops: &[Hop]) -> Result<()> {
     for hop in hops {
         let (parent, child) = (&hop.parent, &hop.child);
-        match hop.kernel_bytes {
+        match hop.kernel_bytes() {
             Some(kernel) if kernel == hop.relay_bytes => {}
             Some(kernel) => {
                 bail!("{parent} to {child}: relay {}, kernel {kernel} bytes", hop.relay_bytes)

@@ -129,7 +129,7 @@ fn hop_table(hops: &[Hop]) -> String {
         [
             format!("{} -> {}", hop.parent, hop.child),
             hop.relay_bytes.to_string(),
-            count(hop.kernel_bytes),
+            count(hop.kernel_bytes()),
             number(hop.mbit_s, 0),
             number(hop.srtt_ms, 2),
             count(hop.retransmits),
@@ -158,7 +158,8 @@ mod tests {
             parent: parent.into(),
             child: child.into(),
             relay_bytes: 1000,
-            kernel_bytes,
+            kernel_bytes: kernel_bytes.unwrap_or_default(),
+            source: if kernel_bytes.is_some() { "bpf" } else { "none" }.into(),
             mbit_s: Some(941.4),
             srtt_ms: None,
             retransmits: Some(0),
