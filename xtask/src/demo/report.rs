@@ -1,5 +1,7 @@
 //! The figures of a demo, as text and as JSON; takes them as they are measured.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use crate::cluster::{self, Hop};
@@ -87,8 +89,10 @@ impl Report {
     pub(super) fn print(&self, trees: &str) {
         println!("\n{}\n", trees.trim_end());
         print!("{}", hop_table(&self.hops));
-        let agreement = if self.counts_agree { "agree" } else { "do not agree" };
-        println!("relay and kernel {agreement} on the bytes of the hops\n");
+        let sources: BTreeSet<&str> = self.hops.iter().map(|hop| hop.source.as_str()).collect();
+        let sources = sources.into_iter().collect::<Vec<_>>().join(", ");
+        let agreement = if self.counts_agree { "agree" } else { "DO NOT AGREE" };
+        println!("relay and kernel ({sources}) {agreement} on the bytes of the hops\n");
         for node in &self.nodes {
             let verdict = if node.verified { "verified" } else { "NOT VERIFIED" };
             println!("{:>8}  {:8.3} s  {verdict}", node.name, node.seconds);

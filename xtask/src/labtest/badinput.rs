@@ -121,7 +121,10 @@ pub(super) fn missing_kernel_features(programs: &Binaries) -> Result<()> {
         let mut limited = Command::new("prlimit");
         limited.args(["--memlock=65536:65536", "setpriv", "--reuid", NOBODY, "--regid", NOBODY]);
         limited.args(["--clear-groups", "--inh-caps=-all"]);
-        limited.arg(daemon.get_program()).args(daemon.get_args());
+        // The repository may lie where only root can read.
+        let program = open.join("xylemd");
+        fs::copy(daemon.get_program(), &program).context("cannot copy the daemon")?;
+        limited.arg(program).args(daemon.get_args());
         refused(cluster, &node, limited, 1, &["locked"])
     })
 }
