@@ -1,1 +1,12 @@
-//! Placeholder.
+//! What the benches share: the data sent, the start gate, the calls to the kernel and the harness that
+//! measures; the relays that are compared are programs of their own under `bin/`.
+
+pub mod bytes;
+pub mod direct;
+pub mod gate;
+pub mod harness;
+pub mod http;
+pub mod pattern;
+pub mod relay;
+pub mod serve;
+pub mod sys;
