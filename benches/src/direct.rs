@@ -1,5 +1,5 @@
-//! A preallocated file written past the page cache in large blocks, as the splice relay and the write
-//! floor do it; a file system that refuses O_DIRECT gets buffered writes.
+//! A preallocated file written past the page cache in large blocks, as the splice relay and the
+//! write floor do it; a file system that refuses O_DIRECT gets buffered writes.
 
 use crate::sys;
 use anyhow::{Context, Result};
@@ -57,8 +57,8 @@ impl DirectFile {
         Ok(Self { file, written: 0 })
     }
 
-    /// Writes `len` bytes of an aligned block; only the last block may have an odd length, and the block must
-    /// have room for it to be rounded up to 4 KiB.
+    /// Writes `len` bytes of an aligned block; only the last block may have an odd length, and the
+    /// block must have room for it to be rounded up to 4 KiB.
     ///
     /// # Errors
     /// The file system's.

@@ -1,5 +1,5 @@
-//! How a program of the bench and its harness talk: a ready line out, a line in to start, one line of
-//! JSON out at the end.
+//! How a program of the bench and its harness talk: a ready line out, a line in to start, one line
+//! of JSON out at the end.
 
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -10,9 +10,11 @@ use std::io::{Write, stdin, stdout};
 pub struct SinkReport {
     /// Body bytes received.
     pub bytes: u64,
-    /// From the request (or the first byte, when nothing is asked for) to the last byte, in seconds.
+    /// From the request (or the first byte, when nothing is asked for) to the last byte, in
+    /// seconds.
     pub seconds: f64,
-    /// `CLOCK_MONOTONIC` when the request was sent; when the connection was there, without a request.
+    /// `CLOCK_MONOTONIC` when the request was sent; when the connection was there, without a
+    /// request.
     pub start_ns: u64,
     /// `CLOCK_MONOTONIC` of the first body byte.
     pub first_byte_ns: u64,

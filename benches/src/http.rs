@@ -1,4 +1,5 @@
-//! As much HTTP/1.1 as the sender and the sinks need of each other; the daemon has a parser of its own.
+//! As much HTTP/1.1 as the sender and the sinks need of each other; the daemon has a parser of its
+//! own.
 
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{BufRead, Read, Write};
@@ -53,7 +54,8 @@ pub fn read_request(from: &mut impl BufRead) -> Result<Option<Request>> {
     }
 }
 
-/// The first and one past the last byte of a single range over `size` bytes; `None` when no byte of it exists.
+/// The first and one past the last byte of a single range over `size` bytes; `None` when no byte of
+/// it exists.
 #[must_use]
 pub fn resolve_range(range: &str, size: u64) -> Option<(u64, u64)> {
     let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;

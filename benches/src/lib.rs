@@ -1,5 +1,5 @@
-//! What the benches share: the data sent, the start gate, the calls to the kernel and the harness that
-//! measures; the relays that are compared are programs of their own under `bin/`.
+//! What the benches share: the data sent, the start gate, the calls to the kernel and the harness
+//! that measures; the relays that are compared are programs of their own under `bin/`.
 
 pub mod bytes;
 pub mod direct;

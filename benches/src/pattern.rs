@@ -1,5 +1,5 @@
-//! The bytes that the sender sends: deterministic, cheap to send, and never equal in two places that a
-//! relay could confuse; nothing here does I/O.
+//! The bytes that the sender sends: deterministic, cheap to send, and never equal in two places
+//! that a relay could confuse; nothing here does I/O.
 
 use crate::bytes::to_usize;
 use crate::sys::Region;
@@ -8,8 +8,9 @@ use std::fmt::Write;
 use std::io::{self, Read};
 use std::sync::Arc;
 
-/// Length of the pool in bytes. Eight less than a power of two: a blob repeats the pool end to end, and two
-/// offsets that are multiples of 4096 then hold the same bytes only when they are 32 GiB apart.
+/// Length of the pool in bytes. Eight less than a power of two: a blob repeats the pool end to end,
+/// and two offsets that are multiples of 4096 then hold the same bytes only when they are 32 GiB
+/// apart.
 pub const POOL_BYTES: u64 = (64 << 20) - 8;
 
 /// How far apart in the pool two neighbouring blobs start, in bytes.

@@ -1,5 +1,5 @@
-//! The sender's registry: one repository `bench` with generated blobs, a manifest that names the first of
-//! them, and nothing else; one blocking thread per connection, no check of who asks.
+//! The sender's registry: one repository `bench` with generated blobs, a manifest that names the
+//! first of them, and nothing else; one blocking thread per connection, no check of who asks.
 
 use crate::bytes::to_usize;
 use crate::http::{Request, read_request, resolve_range};
@@ -27,7 +27,8 @@ pub struct Registry {
     manifest: (String, Vec<u8>),
 }
 
-/// What a path names: its media type, its digest (empty for `/v2/` itself), and where its bytes are.
+/// What a path names: its media type, its digest (empty for `/v2/` itself), and where its bytes
+/// are.
 struct Content<'a> {
     media_type: &'a str,
     digest: &'a str,

@@ -112,12 +112,14 @@ pub fn prepare(command: &mut Command, netns: Option<OwnedFd>) {
     }
 }
 
-/// Drops up to `len` received bytes without copying them (TCP's meaning of `MSG_TRUNC`); 0 at the end.
+/// Drops up to `len` received bytes without copying them (TCP's meaning of `MSG_TRUNC`); 0 at the
+/// end.
 ///
 /// # Errors
 /// The socket's.
 pub fn recv_discard(socket: BorrowedFd<'_>, len: usize) -> io::Result<usize> {
-    // SAFETY: with MSG_TRUNC the kernel writes nothing to the buffer of a TCP socket, so null is valid.
+    // SAFETY: with MSG_TRUNC the kernel writes nothing to the buffer of a TCP socket, so null is
+    // valid.
     check_len(unsafe { libc::recv(socket.as_raw_fd(), ptr::null_mut(), len, libc::MSG_TRUNC) })
 }
 
@@ -239,7 +241,8 @@ impl Epoll {
     pub fn watch(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
         let interest = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
         let mut event = libc::epoll_event { events: interest.cast_unsigned(), u64: 0 };
-        // SAFETY: `event` is valid for the length of the call; the kernel keeps a copy, not the pointer.
+        // SAFETY: `event` is valid for the length of the call; the kernel keeps a copy, not the
+        // pointer.
         check(unsafe {
             libc::epoll_ctl(
                 self.0.as_raw_fd(),
@@ -273,8 +276,8 @@ pub struct Region {
     mapped: usize,
 }
 
-// SAFETY: the mapping belongs to this value alone, so it may move to and be shared with other threads
-// under the same borrowing rules as a boxed slice.
+// SAFETY: the mapping belongs to this value alone, so it may move to and be shared with other
+// threads under the same borrowing rules as a boxed slice.
 unsafe impl Send for Region {}
 // SAFETY: as above; shared access only reads.
 unsafe impl Sync for Region {}
@@ -288,7 +291,8 @@ impl Region {
         let mapped = len.max(1).next_multiple_of(HUGE_PAGE_BYTES);
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing else.
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing
+        // else.
         let start = unsafe { libc::mmap(ptr::null_mut(), mapped, protection, flags, -1, 0) };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());

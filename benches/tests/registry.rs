@@ -1,4 +1,5 @@
-//! The sender's registry answers as the daemon and curl-like readers need it; only what the bench uses.
+//! The sender's registry answers as the daemon and curl-like readers need it; only what the bench
+//! uses.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

@@ -1,4 +1,5 @@
-//! Every rival delivers what it was sent, to both readers and to its file, over loopback; no speed here.
+//! Every rival delivers what it was sent, to both readers and to its file, over loopback; no speed
+//! here.
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;

@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: builds the daemon and the rivals in release and hands over to their harness, which
-//! has the lab, the measuring and the tables.
+//! `cargo xtask bench`: builds the daemon and the rivals in release and hands over to their
+//! harness, which has the lab, the measuring and the tables.
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args as ClapArgs, Subcommand};
@@ -53,7 +53,8 @@ struct Common {
     /// Write the results to this file as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Directory for what relays write, on the disk to be measured [default: in the target directory]
+    /// Directory for what relays write, on the disk to be measured [default: in the target
+    /// directory]
     #[arg(long)]
     dir: Option<PathBuf>,
 }

@@ -1,5 +1,5 @@
-//! Where the bench's bytes come from: a small registry over generated blobs, or one plain connection for
-//! relays that know no HTTP.
+//! Where the bench's bytes come from: a small registry over generated blobs, or one plain
+//! connection for relays that know no HTTP.
 
 use anyhow::{Context, Result};
 use clap::Parser;

@@ -1,4 +1,5 @@
-//! Where the bench's bytes end: takes one body, over HTTP or plain, and says when; it keeps nothing.
+//! Where the bench's bytes end: takes one body, over HTTP or plain, and says when; it keeps
+//! nothing.
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
@@ -12,7 +13,8 @@ use xylem_benches::{bytes, http, pattern, sys};
 
 /// Bytes asked of the kernel per receive.
 const RECV_BYTES: u64 = 1 << 20;
-/// The same when bytes are copied to the process; 512 KiB is what the receive floor is defined with.
+/// The same when bytes are copied to the process; 512 KiB is what the receive floor is defined
+/// with.
 const RECV_COPIED_BYTES: u64 = 512 << 10;
 /// A connection that is silent for this long has failed.
 const SILENCE_MAX: Duration = Duration::from_secs(60);

@@ -1,5 +1,5 @@
-//! The relay that moves references to pages instead of bytes: splice in, tee to one pipe per reader, splice
-//! out, all without blocking; a second thread writes the file with O_DIRECT.
+//! The relay that moves references to pages instead of bytes: splice in, tee to one pipe per
+//! reader, splice out, all without blocking; a second thread writes the file with O_DIRECT.
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
@@ -17,7 +17,8 @@ use xylem_benches::sys::{self, Epoll, Pipe, Region};
 
 /// Capacity of the pipe between the sender's socket and the tees, in bytes.
 const MAIN_PIPE_BYTES: u32 = 1 << 20;
-/// Capacity of a reader's pipe: what an out pipe holds more than the main one is how far readers may drift.
+/// Capacity of a reader's pipe: what an out pipe holds more than the main one is how far readers
+/// may drift.
 const READER_PIPE_BYTES: u32 = 4 << 20;
 /// Bytes per write to the file.
 const BLOCK_BYTES: usize = 4 << 20;
@@ -127,7 +128,8 @@ struct Relay {
 }
 
 impl Relay {
-    /// Takes what has arrived, unless a reader's pipe might not have room for it; whether anything moved.
+    /// Takes what has arrived, unless a reader's pipe might not have room for it; whether anything
+    /// moved.
     fn fill(&mut self) -> Result<bool> {
         if self.ended || self.readers.iter().any(|r| r.chunks.len() == self.chunks_max) {
             return Ok(false);
@@ -140,7 +142,8 @@ impl Relay {
         };
         self.ended = len == 0;
         for reader in self.readers.iter_mut().filter(|_| len > 0) {
-            // A chunk has at most the main pipe's slots, and `chunks_max` of those fit: tee takes it all.
+            // A chunk has at most the main pipe's slots, and `chunks_max` of those fit: tee takes
+            // it all.
             let teed = sys::tee(self.main.read.as_fd(), reader.pipe.write.as_fd(), len)?;
             ensure!(teed == len, "tee took {teed} of {len} bytes");
             reader.chunks.push_back(len);

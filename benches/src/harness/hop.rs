@@ -1,5 +1,5 @@
-//! `bench hop`: one sender, one relay, two readers; every relay and every floor once per round, in an order
-//! that rotates, so that drift of the machine meets all of them alike.
+//! `bench hop`: one sender, one relay, two readers; every relay and every floor once per round, in
+//! an order that rotates, so that drift of the machine meets all of them alike.
 
 use crate::bytes::{self, GIB, MIB};
 use crate::gate::{SenderReady, SinkReport};
@@ -25,7 +25,8 @@ const FEED_PORT: u16 = 7000;
 const REGISTRY_PORT: u16 = 5000;
 /// Pool of the sender in the floors, in bytes: small, so that sending is as cheap as it can be.
 const FLOOR_POOL_BYTES: u64 = 512 * bytes::KIB;
-/// Length of the data in the pass that checks what every relay delivers; neither whole blocks nor whole pages.
+/// Length of the data in the pass that checks what every relay delivers; neither whole blocks nor
+/// whole pages.
 const CHECK_BYTES: u64 = 64 * MIB + 12_345;
 /// Rounds that may be tried for each that is wanted, before the machine counts as too busy.
 const TRIES_PER_ROUND: u32 = 3;

@@ -1,5 +1,5 @@
-//! A few network namespaces joined by veth pairs, which go away with the value that made them; general
-//! topologies and cgroups are the lab's of `cargo xtask demo`.
+//! A few network namespaces joined by veth pairs, which go away with the value that made them;
+//! general topologies and cgroups are the lab's of `cargo xtask demo`.
 
 use anyhow::{Context, Result, bail, ensure};
 use std::fs::File;
@@ -96,7 +96,8 @@ impl Lab {
         Ok(Netns { name, file })
     }
 
-    /// Joins two namespaces; with a rate (`1gbit`), both directions are shaped to it. The addresses of the ends.
+    /// Joins two namespaces; with a rate (`1gbit`), both directions are shaped to it. The addresses
+    /// of the ends.
     ///
     /// # Errors
     /// Too many links, or the kernel's.

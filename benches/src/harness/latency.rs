@@ -1,5 +1,5 @@
-//! `bench latency`: the first byte of a blob nobody holds yet, through chains of no, one, two and three of our
-//! relays on shaped links; what a hop adds is the difference.
+//! `bench latency`: the first byte of a blob nobody holds yet, through chains of no, one, two and
+//! three of our relays on shaped links; what a hop adds is the difference.
 
 use crate::bytes;
 use crate::gate::{SenderReady, SinkReport};

@@ -37,8 +37,8 @@ fn idle_ticks() -> Result<u64> {
     Ok(fields.iter().skip(3).take(2).sum())
 }
 
-/// CPU time of everybody else so far, with that of the children they waited for: a child's time moves to
-/// its parent when it ends, so none is lost between two readings.
+/// CPU time of everybody else so far, with that of the children they waited for: a child's time
+/// moves to its parent when it ends, so none is lost between two readings.
 fn foreign_ticks() -> Result<u64> {
     let own = std::process::id();
     let mut ticks = 0;
@@ -50,7 +50,8 @@ fn foreign_ticks() -> Result<u64> {
         let Some((_, rest)) = stat.rsplit_once(')') else { continue };
         let fields: Vec<u64> =
             rest.split_whitespace().map(|field| field.parse().unwrap_or(0)).collect();
-        // Fields from the third of proc_pid_stat(5): state ppid ... utime stime cutime cstime at 11..15.
+        // Fields from the third of proc_pid_stat(5): state ppid ... utime stime cutime cstime at
+        // 11..15.
         let parent = fields.get(1).copied().unwrap_or(0);
         let kernel = pid == KTHREADD || parent == u64::from(KTHREADD);
         if !kernel && pid != own && parent != u64::from(own) {

@@ -1,5 +1,6 @@
-//! The harness of `cargo xtask bench`: builds a lab of network namespaces, runs one relay after the other
-//! in it and says what each cost; what is sent and what relays are in the other modules and programs.
+//! The harness of `cargo xtask bench`: builds a lab of network namespaces, runs one relay after the
+//! other in it and says what each cost; what is sent and what relays are in the other modules and
+//! programs.
 
 pub mod daemon;
 pub mod hop;
@@ -16,6 +17,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// Prefix of the name of a run's directory; the process id follows.
+const RUN: &str = "run-";
+
+/// Removes what benches that were killed have left.
+fn remove_stale(dir: &Path) -> Result<()> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name.strip_prefix(RUN).and_then(|pid| pid.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// The programs of the bench, a directory for files, and whether to go on.
 #[derive(Debug)]
 pub struct Bench {
@@ -26,8 +44,8 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Finds the programs beside this one, makes a directory for the files in `dir`, and takes SIGINT and
-    /// SIGTERM as a wish to stop and clean up.
+    /// Finds the programs beside this one, makes a directory for the files in `dir`, and takes
+    /// SIGINT and SIGTERM as a wish to stop and clean up.
     ///
     /// # Errors
     /// A directory that cannot be made.
@@ -35,7 +53,8 @@ impl Bench {
         let exe = std::env::current_exe().context("cannot find the running program")?;
         let programs = exe.parent().context("the running program has no directory")?.to_owned();
         let dir = dir.unwrap_or_else(|| programs.join("bench-data"));
-        let dir = dir.join(format!("run-{}", std::process::id()));
+        remove_stale(&dir)?;
+        let dir = dir.join(format!("{RUN}{}", std::process::id()));
         std::fs::create_dir_all(&dir)
             .with_context(|| format!("cannot create {}", dir.display()))?;
         let interrupted = Arc::new(AtomicBool::new(false));

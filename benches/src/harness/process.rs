@@ -1,5 +1,5 @@
-//! A program under the harness: started in a namespace, spoken to by lines, waited for with its resource
-//! usage, and killed when the harness gives up.
+//! A program under the harness: started in a namespace, spoken to by lines, waited for with its
+//! resource usage, and killed when the harness gives up.
 
 use crate::harness::lab::Netns;
 use crate::sys::{self, Exit};
@@ -135,8 +135,8 @@ pub fn peak_rss_bytes(pid: u32) -> Result<u64> {
     Ok(kib * 1024)
 }
 
-/// Reads the peak memory of a process again and again until it ends: afterwards nobody can tell it from
-/// what the process was before it became the program.
+/// Reads the peak memory of a process again and again until it ends: afterwards nobody can tell it
+/// from what the process was before it became the program.
 #[derive(Debug)]
 pub struct RssWatch {
     stop: Arc<AtomicBool>,

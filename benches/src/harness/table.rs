@@ -1,4 +1,5 @@
-//! The results of `bench hop` as a table for people and as JSON; the arithmetic of the floors is here too.
+//! The results of `bench hop` as a table for people and as JSON; the arithmetic of the floors is
+//! here too.
 
 use crate::bytes::MIB;
 use crate::harness::hop::{Round, Sample, Subject};
@@ -65,8 +66,9 @@ fn cost(rounds: &[Round], subject: Subject, gib: f64) -> Option<Cost> {
     })
 }
 
-/// The floor of one round per GiB, of the process and of the machine. The process receives once, sends twice
-/// and writes. The machine has three links whose ends copy nothing, the copy in the relay, and the write.
+/// The floor of one round per GiB, of the process and of the machine. The process receives once,
+/// sends twice and writes. The machine has three links whose ends copy nothing, the copy in the
+/// relay, and the write.
 fn floor(round: &Round, gib: f64) -> Option<(f64, f64)> {
     let [receive, send, write] =
         [round.get(&Subject::Receive)?, round.get(&Subject::Send)?, round.get(&Subject::Write)?];
