@@ -3,12 +3,12 @@
 
 use crate::harness::lab::Netns;
 use crate::sys::{self, Exit};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -60,7 +60,10 @@ impl Process {
     /// # Errors
     /// It ended, or says nothing for two minutes.
     pub fn line(&mut self) -> Result<String> {
-        self.lines.recv_timeout(LINE_MAX).with_context(|| format!("{} says nothing", self.name))
+        self.lines.recv_timeout(LINE_MAX).map_err(|error| match error {
+            RecvTimeoutError::Timeout => anyhow!("{} said nothing for {LINE_MAX:?}", self.name),
+            RecvTimeoutError::Disconnected => anyhow!("{} ended too early", self.name),
+        })
     }
 
     /// Waits for a line that contains `text`.
