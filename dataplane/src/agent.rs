@@ -30,6 +30,7 @@ use crate::origin::{Origin, OriginError, PeerClient};
 use crate::ring::watch;
 use crate::store::Store;
 
+use crate::probes::Availability;
 use control::ControlLink;
 use flows::Flows;
 use hops::HopFeed;
@@ -93,7 +94,7 @@ struct Agent {
     flows: Flows,
     manifests: Manifests,
     pulls: Pulls,
-    hops: RefCell<HopFeed>,
+    hops: HopFeed,
     report: RefCell<Report>,
     metrics: Metrics,
 }
@@ -103,6 +104,7 @@ impl Agent {
         settings: Settings,
         store: Store,
         origin: Origin,
+        probes: Availability,
         post: Post,
     ) -> Result<Rc<Self>, OriginError> {
         let control = settings.control.as_deref().map(|address| Rc::new(ControlLink::new(address)));
@@ -113,7 +115,7 @@ impl Agent {
             flows: Flows::default(),
             manifests: Manifests::new(),
             pulls: Pulls::default(),
-            hops: RefCell::default(),
+            hops: HopFeed::new(&settings.node, probes),
             report: RefCell::default(),
             settings,
             store,
@@ -160,7 +162,7 @@ impl Agent {
                 flow.size = progress.size_bytes;
             });
         }
-        self.hops.borrow_mut().take(&report);
+        self.hops.take(&report);
         *self.report.borrow_mut() = report;
     }
 
@@ -203,6 +205,7 @@ pub fn run(
     settings: Settings,
     store: Store,
     origin: Origin,
+    probes: Availability,
     cold: ColdEnd,
 ) -> Result<(), AgentError> {
     let runtime =
@@ -216,18 +219,19 @@ pub fn run(
         }
         Ok(())
     };
-    runtime.block_on(serve(settings, store, origin, cold, stop))
+    runtime.block_on(serve(settings, store, origin, probes, cold, stop))
 }
 
 async fn serve(
     settings: Settings,
     store: Store,
     origin: Origin,
+    probes: Availability,
     cold: ColdEnd,
     stop: impl Future<Output = std::io::Result<()>>,
 ) -> Result<(), AgentError> {
     let ColdEnd { to_hot, from_hot, bell } = cold;
-    let agent = Agent::new(settings, store, origin, Post::new(to_hot))?;
+    let agent = Agent::new(settings, store, origin, probes, Post::new(to_hot))?;
     let bell = watch(bell).map_err(AgentError::Events)?;
     let posting = agent.clone();
     tokio_uring::spawn(async move { posting.post.pump().await });
@@ -253,12 +257,4 @@ async fn serve(
             }
         }
     }
-}
-
-/// `CLOCK_MONOTONIC`, ns.
-fn monotonic_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    // Neither part is negative on this clock.
-    let (seconds, ns) = (u64::try_from(now.tv_sec), u64::try_from(now.tv_nsec));
-    seconds.unwrap_or(0) * 1_000_000_000 + ns.unwrap_or(0)
 }

@@ -1,5 +1,6 @@
 //! What the operator sets: flags, and a TOML file with the same keys. Read once, checked whole, then never changed.
 
+use crate::probes::ProbeMode;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -51,19 +52,6 @@ pub enum ConfigError {
         /// What it is for.
         why: &'static str,
     },
-}
-
-/// Whether kernel programs measure the hops.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ProbeMode {
-    /// If they can be loaded; else `TCP_INFO`.
-    #[default]
-    Auto,
-    /// They must.
-    On,
-    /// `TCP_INFO` only.
-    Off,
 }
 
 /// Whether blobs are hashed.

@@ -1,6 +1,7 @@
 //! The node daemon of Xylem: a registry mirror whose upstream is its parent in the tree.
 
 pub mod agent;
+pub mod clock;
 pub mod config;
 pub mod driver;
 pub mod hops;

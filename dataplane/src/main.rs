@@ -16,8 +16,8 @@ use xylem_dataplane::config::{Config, Options, Verify};
 use xylem_dataplane::driver;
 use xylem_dataplane::link::{self, HotEnd};
 use xylem_dataplane::origin::Origin;
-use xylem_dataplane::ring::EventFd;
 use xylem_dataplane::probes::{self, cli::ProbesArgs};
+use xylem_dataplane::ring::EventFd;
 use xylem_dataplane::store::Store;
 
 /// Exit code for misuse: flags or settings that cannot be.
@@ -78,6 +78,8 @@ fn settings(cli: Cli) -> Result<Config> {
 fn serve(config: Config) -> Result<()> {
     let store = Store::open(&config.store)?;
     let origin = Origin::new(config.upstream.as_ref(), config.upstream_ca.as_deref())?;
+    // Before any socket: the programs count what is opened after them.
+    let probes = probes::open(config.probes, config.probe_object.as_deref())?;
     let listener = TcpListener::bind(config.listen)
         .with_context(|| format!("cannot listen on {}; is the port in use?", config.listen))?;
     let listen = listener.local_addr().context("cannot read the listener's address")?;
@@ -100,7 +102,7 @@ fn serve(config: Config) -> Result<()> {
     // Whoever waits for the line may have gone; the daemon serves all the same.
     let _ =
         writeln!(out, "xylemd {} listening on {listen}", config.node).and_then(|()| out.flush());
-    let served = agent::run(settings, store, origin, cold);
+    let served = agent::run(settings, store, origin, probes, cold);
     match served {
         Ok(()) => join(ring),
         Err(AgentError::RingGone) => join(ring).and_then(|()| Err(anyhow!(AgentError::RingGone))),

@@ -13,8 +13,8 @@ use xylem_protocol::names::Target;
 
 use super::Agent;
 use super::flows::Refusal;
-use super::hops::HopJson;
 use super::manifests::ManifestAsk;
+use crate::hops::HopFigures;
 use crate::link::{Ticket, ToHot};
 use crate::origin::{Manifest, Origin, OriginError};
 
@@ -210,8 +210,8 @@ impl Agent {
             }
             "/xylem/v1/status" if reads => Ok(Reply::json(200, &self.status())),
             "/xylem/v1/hops" if reads => {
-                let feed = self.hops.borrow();
-                let hops: Vec<HopJson<'_>> = feed.reports().iter().map(HopJson::from).collect();
+                let hops = self.hops.figures();
+                let hops: Vec<_> = hops.iter().map(HopFigures::to_json).collect();
                 Ok(Reply::json(200, &serde_json::json!({ "hops": hops })))
             }
             "/xylem/v1/pulls" if method == Method::Post => {

@@ -11,9 +11,10 @@ use xylem_protocol::Digest;
 use xylem_protocol::limits::{PULL_BLOBS_MAX, PULLS_MAX};
 use xylem_protocol::names::{Target, check_repository};
 
+use super::Agent;
 use super::flows::{FlowAsk, Refusal};
 use super::manifests::ManifestAsk;
-use super::{Agent, monotonic_ns};
+use crate::clock::monotonic_ns;
 use crate::origin::{ACCEPT_ALL, Descriptor, Document, Manifest, Platform};
 
 /// Body of `POST /xylem/v1/pulls`.

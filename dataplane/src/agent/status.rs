@@ -13,7 +13,7 @@ impl Agent {
         let control = self.control.as_ref().map(
             |control| json!({ "address": control.address(), "connected": control.is_connected() }),
         );
-        let (mode, reason) = self.hops.borrow().probes();
+        let (mode, reason) = self.hops.probes();
         let mut flows = Vec::new();
         self.flows.for_each(|digest, flow| {
             flows.push(json!({
@@ -63,7 +63,7 @@ impl Agent {
             self.flows.len(),
             connected,
             &self.report.borrow(),
-            self.hops.borrow().reports(),
+            &self.hops.reports(),
         )
     }
 
@@ -91,6 +91,6 @@ impl Agent {
     }
 
     pub(super) fn hop_reports(&self) -> Vec<pb::HopReport> {
-        self.hops.borrow().reports().to_vec()
+        self.hops.reports()
     }
 }

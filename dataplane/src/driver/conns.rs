@@ -81,7 +81,7 @@ impl Driver {
         // Refused only by something that is no TCP socket.
         let _ = socket::no_delay(fd.as_fd());
         let conn = Conn {
-            traffic: Traffic::new(socket::cookie(fd.as_fd())),
+            traffic: Traffic::new(self.meter.number(), socket::cookie(fd.as_fd())),
             fd,
             state: State::Reading,
             head: Vec::new(),

@@ -222,7 +222,7 @@ impl Driver {
         };
         // Refused only by something that is no TCP socket.
         let _ = socket::no_delay(fd.as_fd());
-        let mut traffic = Traffic::new(socket::cookie(fd.as_fd()));
+        let mut traffic = Traffic::new(self.meter.number(), socket::cookie(fd.as_fd()));
         traffic.peer = Some(upstream);
         traffic.receiving = true;
         flow.uplink = Some(Uplink {

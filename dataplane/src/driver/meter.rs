@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use xylem_protocol::limits::{SAMPLES_MAX, SLOT_BYTES, UNIT_BYTES};
 
 use super::Driver;
+use crate::clock::monotonic_ns;
 use crate::hops::{ConnSample, Direction};
 use crate::link::{FlowProgress, Report, ToCold};
 use crate::relay::FlowId;
@@ -20,6 +21,7 @@ const UNITS_PER_SLOT: usize = (SLOT_BYTES / UNIT_BYTES) as usize;
 /// One connection's counts.
 #[derive(Debug)]
 pub(super) struct Traffic {
+    number: u64,
     cookie: u64,
     pub(super) peer: Option<Arc<str>>,
     pub(super) receiving: bool,
@@ -37,8 +39,10 @@ pub(super) struct Traffic {
 }
 
 impl Traffic {
-    pub(super) const fn new(cookie: u64) -> Self {
+    /// `number` is the connection's, `cookie` the kernel's name for it.
+    pub(super) const fn new(number: u64, cookie: u64) -> Self {
         Self {
+            number,
             cookie,
             peer: None,
             receiving: false,
@@ -87,14 +91,23 @@ impl Traffic {
     fn sample(&mut self, fd: &OwnedFd, closed: bool) -> Option<ConnSample> {
         let peer = self.peer.clone()?;
         self.moved = false;
+        let starved_ns = nanos(self.starved.min(self.active));
+        let (direction, starved_ns, withheld_ns) = if self.receiving {
+            (Direction::Receiving, 0, starved_ns)
+        } else {
+            (Direction::Sending, starved_ns, 0)
+        };
         Some(ConnSample {
+            conn: self.number,
             cookie: self.cookie,
             peer,
-            direction: if self.receiving { Direction::Receiving } else { Direction::Sending },
-            relay_bytes: self.bytes,
+            direction,
+            at_ns: monotonic_ns(),
+            relay_payload_bytes: self.bytes,
             closed,
             active_ns: nanos(self.active),
-            starved_ns: nanos(self.starved.min(self.active)),
+            starved_ns,
+            withheld_ns,
             // Refused only by something that is no TCP socket.
             tcp: socket::tcp_info(fd.as_fd()).unwrap_or_default(),
             first_byte_us: std::mem::take(&mut self.first_byte_us),
@@ -121,6 +134,8 @@ pub(super) struct Meter {
     whole: Vec<[Option<Instant>; UNITS_PER_SLOT]>,
     /// Last samples of closed connections.
     closed: Vec<ConnSample>,
+    /// Connections so far.
+    numbers: u64,
     /// Whether bytes moved since the last report, and whether that was told.
     moving: bool,
     told: bool,
@@ -131,9 +146,16 @@ impl Meter {
         Self {
             whole: vec![[None; UNITS_PER_SLOT]; usize::from(slots)],
             closed: Vec::new(),
+            numbers: 0,
             moving: false,
             told: true,
         }
+    }
+
+    /// A number that no other connection has.
+    pub(super) const fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
     }
 
     pub(super) const fn is_moving(&self) -> bool {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+pub use crate::ring::socket::TcpInfo;
+
 /// Which way the blobs go on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Direction {
@@ -9,35 +11,6 @@ pub enum Direction {
     Sending,
     /// This node is the child.
     Receiving,
-}
-
-/// What `TCP_INFO` says of a connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TcpInfo {
-    /// State, as in `linux/tcp_states.h`; 0 when it was not asked.
-    pub state: u8,
-    /// Smoothed round-trip time, microseconds.
-    pub srtt_us: u32,
-    /// Minimum round-trip time, microseconds.
-    pub min_rtt_us: u32,
-    /// Congestion window, segments.
-    pub cwnd: u32,
-    /// Segments sent again.
-    pub total_retrans: u32,
-    /// Bytes acknowledged, an own SYN and FIN included.
-    pub bytes_acked: u64,
-    /// Bytes received in order, the peer's FIN included.
-    pub bytes_received: u64,
-    /// Time with something queued, microseconds.
-    pub busy_time_us: u64,
-    /// Of it, limited by the receiver's window, microseconds.
-    pub rwnd_limited_us: u64,
-    /// Of it, limited by the send buffer, microseconds.
-    pub sndbuf_limited_us: u64,
-    /// Latest delivery rate, bytes per second.
-    pub delivery_rate: u64,
-    /// Bytes queued that were not sent yet.
-    pub notsent_bytes: u32,
 }
 
 impl TcpInfo {

@@ -21,6 +21,7 @@ use aya::programs::{
     CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, Program, ProgramError, SockOps,
 };
 use clap::ValueEnum;
+use serde::Deserialize;
 pub use xylem_ebpf::SocketCounters;
 use xylem_ebpf::{MAP_SOCKETS, PROGRAM_EGRESS, PROGRAM_INGRESS, PROGRAM_SOCK_OPS};
 
@@ -38,7 +39,8 @@ pub const OBJECT_NAME: &str = "xylem.bpf.o";
 const OBJECT_INSTALLED: &str = "/usr/lib/xylem/xylem.bpf.o";
 
 /// What `--probes` says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ProbeMode {
     /// Attach; where that is not possible say so once and poll `TCP_INFO`.
     #[default]
