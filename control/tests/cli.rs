@@ -438,6 +438,7 @@ async fn control_starts_says_so_and_ends_on_a_signal() {
         assert_eq!(second.status.code(), Some(1));
         let text = String::from_utf8(second.stderr).unwrap();
         assert!(text.starts_with(&format!("xylem-control: cannot listen on {address}")), "{text}");
+        assert!(text.ends_with("Address already in use (os error 98)\n"), "{text}");
         assert_eq!(text.lines().count(), 1, "{text}");
 
         let pid = control.id().unwrap().to_string();

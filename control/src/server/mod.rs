@@ -35,9 +35,7 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The address is taken, or not this machine's.
-    #[error(
-        "cannot listen on {address}: {source}; stop what listens there or choose another --listen"
-    )]
+    #[error("cannot listen on {address}, name another address with --listen")]
     Listen {
         /// Which address.
         address: SocketAddr,
