@@ -12,8 +12,8 @@ pub const TREES_MAX: u32 = 16_384;
 /// Most nodes in one tree.
 pub const TREE_NODES_MAX: u32 = NODES_MAX;
 
-/// Most trees that one node may be in (the paper gives a machine up to 20).
-pub const TREES_PER_NODE_MAX: u32 = 128;
+/// Most trees that one node may be in: as many as it remembers (the paper gives a machine up to 20).
+pub const TREES_PER_NODE_MAX: u32 = 256;
 
 /// Upstreams in one assignment: parent, grandparent, great-grandparent.
 pub const UPSTREAMS_MAX: u32 = 3;
@@ -45,14 +45,17 @@ pub const HEARTBEATS_MISSED_MAX: u32 = 3;
 /// Heartbeats for which a node without a stream keeps its places.
 pub const LOST_HEARTBEATS_MAX: u32 = 1;
 
-/// Heartbeats after the start for which places that nodes report are collected before trees are
-/// built of them.
-pub const SETTLE_HEARTBEATS: u32 = 2;
+/// For how long after the start places that nodes report are collected before trees are built of
+/// them, ms: longer than nodes pause between two tries to attach.
+pub const SETTLE_MS: u64 = shared::CONTROL_BACKOFF_MAX_MS + 500;
 
 /// Shortest and longest period of the heartbeat, ms.
-pub const HEARTBEAT_MIN_MS: u32 = 10;
+pub const HEARTBEAT_MIN_MS: u32 = 50;
 /// See [`HEARTBEAT_MIN_MS`].
 pub const HEARTBEAT_MAX_MS: u32 = 60_000;
+
+/// Longest period of the server's own clock, ms.
+pub const TICK_MAX_MS: u64 = 250;
 
 /// Default period of the heartbeat, ms.
 pub const HEARTBEAT_MS: u32 = 1000;
@@ -81,6 +84,7 @@ const HELLO: usize =
 
 const _: () = {
     assert!(UPSTREAMS_MAX as usize <= shared::UPSTREAMS_MAX);
+    assert!(TREES_PER_NODE_MAX as usize >= shared::TREES_MAX, "no hello is too long");
     assert!(HELLO + TREES_PER_NODE_MAX as usize * MEMBERSHIP <= MESSAGE_MAX as usize);
     assert!(REPORTS_MAX as usize * REPORT <= MESSAGE_MAX as usize);
     assert!(REPORTS_MAX <= HOPS_PER_NODE_MAX, "a message fits into what is kept");

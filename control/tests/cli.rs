@@ -128,7 +128,7 @@ async fn blob(
 async fn status() -> Json<Value> {
     Json(json!({
         "node": "stand-in", "version": "9", "upstream": "http://registry:5000",
-        "control": { "address": null, "connected": false },
+        "control": null,
         "store": { "blobs": 4, "bytes": 2048, "partial": 1 },
         "probes": { "mode": "tcp_info", "reason": "no privilege" },
         "flows": [], "images": [{ "image": "sha256:00", "epoch": 1, "parent": null }],

@@ -88,7 +88,10 @@ impl Told {
     fn claims(&self, tree: u32) -> Vec<Claim> {
         let claimed = |parent: Option<NodeId>| parent.map_or(Claimed::Registry, Claimed::Node);
         let parents = self.parents(tree).into_iter();
-        parents.map(|(node, parent)| Claim { node, parent: claimed(parent) }).collect()
+        let mut claims: Vec<_> =
+            parents.map(|(node, parent)| Claim { node, parent: claimed(parent) }).collect();
+        claims.sort_unstable_by_key(|claim| claim.node);
+        claims
     }
 }
 

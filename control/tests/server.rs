@@ -113,7 +113,7 @@ async fn parents_outlive_control() {
     let before = json(&control, "/api/v1/trees").await;
     control.stop().await;
 
-    let control = Control::start_at(address, 200).await;
+    let control = Control::start_at(address, SLOW_MS).await;
     let mut again = Vec::new();
     for at in before["trees"][0]["nodes"].as_array().unwrap().iter().rev() {
         let parent = at["parent"].as_str().unwrap_or("").to_owned();

@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
-use xylem_control::limits::{HEARTBEAT_MAX_MS, HEARTBEAT_MIN_MS, HEARTBEAT_MS};
+use xylem_control::limits::{HEARTBEAT_MAX_MS, HEARTBEAT_MIN_MS, HEARTBEAT_MS, SETTLE_MS};
 use xylem_control::server::{Options, Server};
 
 /// Arranges nodes into one tree per image and tells each node whom to read from; carries no image
@@ -64,7 +64,8 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
-        let server = Server::bind(Options { listen, heartbeat_ms: heartbeat }).await?;
+        let server =
+            Server::bind(Options { listen, heartbeat_ms: heartbeat, settle_ms: SETTLE_MS }).await?;
         println!("xylem-control listening on {}", server.address());
         std::io::stdout().flush().context("cannot write to stdout")?;
         server

@@ -18,7 +18,7 @@ struct NodeStatus {
     node: String,
     version: String,
     upstream: Option<String>,
-    control: Link,
+    control: Option<Link>,
     store: Store,
     probes: Probes,
     flows: Vec<Flow>,
@@ -28,7 +28,7 @@ struct NodeStatus {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Link {
-    address: Option<String>,
+    address: String,
     connected: bool,
 }
 
@@ -149,14 +149,10 @@ fn show_node(peer: &Peer, status: &NodeStatus) -> String {
         let _ = writeln!(text, "  {name:<9} {value}");
     };
     line("upstream", status.upstream.clone().unwrap_or_else(|| "none".to_owned()));
-    let link = if status.control.connected { "connected" } else { "not connected" };
-    line(
-        "control",
-        match &status.control.address {
-            Some(address) => format!("{address}, {link}"),
-            None => "none".to_owned(),
-        },
-    );
+    let link = status.control.as_ref().map(|Link { address, connected }| {
+        format!("{address}, {}", if *connected { "connected" } else { "not connected" })
+    });
+    line("control", link.unwrap_or_else(|| "none".to_owned()));
     let Store { blobs, bytes: held, partial } = status.store;
     line("store", format!("{blobs} blobs, {}, {partial} partial", bytes(held)));
     let reason = status.probes.reason.as_ref().filter(|reason| !reason.is_empty());

@@ -157,8 +157,8 @@ mod tests {
             ("address must be ip:port", |hello| hello.address = "0.0.0.0:80".into()),
             ("address must be ip:port", |hello| hello.address = "10.0.0.1:0".into()),
             ("zone is longer than 64 bytes", |hello| hello.zone = "z".repeat(65)),
-            ("memberships are 129, at most 128", |hello| {
-                hello.memberships = vec![hello.memberships[0].clone(); 129];
+            ("memberships are 257, at most 256", |hello| {
+                hello.memberships = vec![hello.memberships[0].clone(); 257];
             }),
             ("image digest is not", |hello| hello.memberships[0].image = "md5:0".into()),
             ("node name is not valid", |hello| hello.memberships[0].parent = "/".into()),

@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::time::MissedTickBehavior;
 
 use self::core::Core;
-use crate::limits::SHUTDOWN_MAX_MS;
+use crate::limits::{SHUTDOWN_MAX_MS, TICK_MAX_MS};
 use crate::state::Settings;
 
 /// What the operator chose.
@@ -29,6 +29,8 @@ pub struct Options {
     pub listen: SocketAddr,
     /// Period of the heartbeat, ms.
     pub heartbeat_ms: u32,
+    /// For how long after the start nodes may say which places they hold, ms.
+    pub settle_ms: u64,
 }
 
 /// Why control does not serve.
@@ -64,7 +66,8 @@ impl Server {
         let refused = |source| ServeError::Listen { address: options.listen, source };
         let listener = TcpListener::bind(options.listen).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
-        let settings = Settings { heartbeat_ms: options.heartbeat_ms, first_epoch: first_epoch() };
+        let Options { heartbeat_ms, settle_ms, .. } = options;
+        let settings = Settings { heartbeat_ms, settle_ms, first_epoch: first_epoch() };
         Ok(Self { listener, address, core: Arc::new(Core::new(settings)) })
     }
 
@@ -108,9 +111,10 @@ impl Server {
     }
 }
 
-/// Drives the state's clock, four times in each heartbeat.
+/// Drives the state's clock, at least four times in each heartbeat.
 async fn tick(core: Arc<Core>) {
-    let period = Duration::from_millis(u64::from(core.heartbeat_ms())) / 4;
+    let period_ms = (u64::from(core.heartbeat_ms()) / 4).min(TICK_MAX_MS);
+    let period = Duration::from_millis(period_ms);
     let mut ticks = tokio::time::interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -18,7 +18,7 @@ use xylem_protocol::pb;
 use xylem_protocol::pb::control_message::Kind;
 
 use crate::forest::{self, Assignment, Claim, Claimed, Forest, ForestError, NodeId, TreeKey};
-use crate::limits::{HEARTBEATS_MISSED_MAX, LOST_HEARTBEATS_MAX, SETTLE_HEARTBEATS};
+use crate::limits::{HEARTBEATS_MISSED_MAX, LOST_HEARTBEATS_MAX, UPSTREAMS_MAX};
 pub(crate) use hops::REGISTRY;
 use hops::Reports;
 use roster::{Node, Phase, Roster};
@@ -33,6 +33,8 @@ pub struct SessionId(pub u64);
 pub struct Settings {
     /// Period of the heartbeat, ms.
     pub heartbeat_ms: u32,
+    /// For how long after the start claims to places are collected, ms.
+    pub settle_ms: u64,
     /// Must be above the epoch of any earlier control that nodes have heard of.
     pub first_epoch: u64,
 }
@@ -176,8 +178,7 @@ impl State {
     /// Lets time pass: ends settling, takes out nodes that are silent or lost, forgets those long
     /// gone.
     pub fn tick(&mut self, now_ms: u64, out: &mut Vec<Output>) {
-        let settle_ms = u64::from(SETTLE_HEARTBEATS * self.settings.heartbeat_ms);
-        if self.claimed.is_some() && now_ms >= self.started_ms + settle_ms {
+        if self.claimed.is_some() && now_ms >= self.started_ms + self.settings.settle_ms {
             self.settle(out);
         }
         let silence_ms = u64::from(HEARTBEATS_MISSED_MAX * self.settings.heartbeat_ms);
@@ -280,16 +281,31 @@ impl State {
     fn join(&mut self, node: NodeId, key: TreeKey, name: String, out: &mut Vec<Output>) {
         if let Some(claims) = self.claimed.as_mut().and_then(|claimed| claimed.get_mut(&key))
             && !self.forest.is_member(node, key)
+            && !claims.places.is_empty()
         {
             let known = claims.places.iter().any(|(other, _)| *other == node);
             if !known && !claims.newcomers.contains(&node) {
                 claims.newcomers.push(node);
+                self.lodge(node, key, out);
             }
             return;
         }
         self.names.entry(key).or_insert(name);
         self.join_or_refuse(node, key, out);
         self.drop_name(key);
+    }
+
+    /// Names to a newcomer, until the tree is built, some who claim to be in it: nobody reads from
+    /// the newcomer yet, so they cannot read from it either. Newcomers are spread over them.
+    fn lodge(&self, node: NodeId, key: TreeKey, out: &mut Vec<Output>) {
+        let Some(claims) = self.claimed.as_ref().and_then(|claimed| claimed.get(&key)) else {
+            return;
+        };
+        let skipped = claims.newcomers.len() % claims.places.len().max(1);
+        let hosts = claims.places.iter().cycle().skip(skipped).take(claims.places.len());
+        let hosts = hosts.take(UPSTREAMS_MAX as usize).map(|&(host, _)| host).collect();
+        let epoch = self.settings.first_epoch;
+        self.tell(&Assignment { node, key, epoch, upstreams: hosts }, out);
     }
 
     fn join_or_refuse(&mut self, node: NodeId, key: TreeKey, out: &mut Vec<Output>) {
@@ -380,17 +396,22 @@ impl State {
         self.assignments.clear();
         self.forest.apply(event, &mut self.assignments)?;
         for assignment in &self.assignments {
-            let Some(node) = self.roster.get(assignment.node) else { continue };
-            let Phase::Attached(session) = node.phase else { continue };
-            let upstreams = assignment.upstreams.iter().filter_map(|&node| self.roster.get(node));
-            let message = Kind::Assignment(pb::Assignment {
-                image: assignment.key.image.to_string(),
-                epoch: assignment.epoch,
-                upstreams: upstreams.map(Node::peer).collect(),
-            });
-            out.push(Output::Send { session, message });
+            self.tell(assignment, out);
         }
         Ok(())
+    }
+
+    /// Tells a node its place, if its stream is open.
+    fn tell(&self, assignment: &Assignment, out: &mut Vec<Output>) {
+        let Some(node) = self.roster.get(assignment.node) else { return };
+        let Phase::Attached(session) = node.phase else { return };
+        let upstreams = assignment.upstreams.iter().filter_map(|&node| self.roster.get(node));
+        let message = Kind::Assignment(pb::Assignment {
+            image: assignment.key.image.to_string(),
+            epoch: assignment.epoch,
+            upstreams: upstreams.map(Node::peer).collect(),
+        });
+        out.push(Output::Send { session, message });
     }
 }
 

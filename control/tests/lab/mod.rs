@@ -38,7 +38,7 @@ impl Control {
     }
 
     pub(crate) async fn start_at(listen: SocketAddr, heartbeat_ms: u32) -> Self {
-        let server = Server::bind(Options { listen, heartbeat_ms }).await.unwrap();
+        let server = Server::bind(Options { listen, heartbeat_ms, settle_ms: 400 }).await.unwrap();
         let address = server.address();
         let (stop, stopped) = oneshot::channel();
         let stopped = async { drop(stopped.await) };
