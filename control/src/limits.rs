@@ -12,7 +12,7 @@ pub const TREES_MAX: u32 = 16_384;
 /// Most nodes in one tree.
 pub const TREE_NODES_MAX: u32 = NODES_MAX;
 
-/// Most trees that one node may be in: as many as it remembers (the paper gives a machine up to 20).
+/// Most trees that one node may be in: as many as it remembers. The paper gives a machine up to 20.
 pub const TREES_PER_NODE_MAX: u32 = 256;
 
 /// Upstreams in one assignment: parent, grandparent, great-grandparent.
