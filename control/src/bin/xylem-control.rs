@@ -1,6 +1,6 @@
 //! The control process: arranges nodes into trees. See `xylem_control::server`.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::process::ExitCode;
@@ -55,7 +55,11 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { listen, shape: Shape::Ft, heartbeat, log } = arguments;
-    tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(log)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
     // One core suffices for all that control does.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -103,12 +103,15 @@ pub(super) async fn run(
 
 fn show_control(control: &Peer, status: &api::Status) -> String {
     let up = std::time::Duration::try_from_secs_f64(status.uptime_s).unwrap_or_default();
+    let count = |number: usize, what: &str| {
+        format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+    };
     let mut text = format!(
-        "{control}: version {}, up {}, {} nodes, {} trees ({})\n",
+        "{control}: version {}, up {}, {}, {} ({})\n",
         status.version,
         duration(up.as_secs()),
-        status.nodes.len(),
-        status.trees,
+        count(status.nodes.len(), "node"),
+        count(status.trees as usize, "tree"),
         status.shape,
     );
     if status.nodes.is_empty() {

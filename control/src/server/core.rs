@@ -99,6 +99,18 @@ impl Core {
         let now_ms = self.now_ms();
         let mut inner = self.lock();
         let lost = matches!(event, Event::Lost);
+        match &event {
+            Event::Hello(hello) => tracing::info!(
+                session = session.0,
+                node = hello.node,
+                address = hello.address,
+                memberships = hello.memberships.len(),
+                "attached"
+            ),
+            Event::Goodbye => tracing::info!(session = session.0, "said goodbye"),
+            Event::Lost => tracing::info!(session = session.0, "stream ended"),
+            event => tracing::debug!(session = session.0, ?event),
+        }
         let Inner { state, outputs, .. } = &mut *inner;
         state.apply(session, event, now_ms, outputs);
         if lost {
@@ -146,6 +158,7 @@ impl Core {
                     Output::Send { session, message } => {
                         let Some(link) = inner.links.get(&session) else { continue };
                         self.metrics.count_message(&message);
+                        log(session, &message);
                         let message = pb::ControlMessage { kind: Some(message) };
                         if link.outgoing.try_send(Ok(message)).is_err() {
                             clogged.push(session);
@@ -166,5 +179,14 @@ impl Core {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn log(session: SessionId, message: &Kind) {
+    match message {
+        Kind::Refusal(pb::Refusal { image, reason }) => {
+            tracing::info!(session = session.0, image, reason, "refused");
+        }
+        message => tracing::debug!(session = session.0, ?message),
     }
 }
