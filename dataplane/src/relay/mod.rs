@@ -12,6 +12,7 @@
 //! * The last byte of a blob is held back until its hash is known to be right: no reader ever gets a whole body with a
 //!   wrong digest.
 
+mod audit;
 mod fanout;
 mod flow;
 mod invariants;
@@ -20,6 +21,7 @@ mod reader;
 #[cfg(test)]
 mod tests;
 
+pub use audit::Audit;
 pub use invariants::Totals;
 
 use crate::ring::Slot;

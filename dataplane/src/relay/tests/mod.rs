@@ -1,1 +1,3 @@
 //! Tests of the relay.
+
+mod model;
