@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use xylem_protocol::limits::{RECV_MAX, SLOT_BYTES, UNIT_BYTES};
 
 use super::pool::Held;
+use super::reader::Mode;
 use super::{Action, FlowId, ReaderId, Relay, put};
 use crate::ring::Slot;
 
@@ -162,12 +163,21 @@ impl Relay {
         actions.push(Action::Recv { flow: id, slot, offset, bytes, at: received });
     }
 
-    /// Adds a slot to the window; every live reader of the flow will have to pass it.
+    /// Adds a slot to the window; every live reader has to pass it, but for those whose range begins behind it.
     fn append(&mut self, id: FlowId, slot: Slot) -> Slot {
-        let flow = self.flow_mut(id);
-        let live = flow.live;
-        flow.window.push_back(slot);
-        self.pool.held_mut(slot).pins = live;
+        self.flow_mut(id).window.push_back(slot);
+        let held = self.pool.held(slot);
+        let end = held.end() + u64::from(held.room());
+        let mut pins = self.flow(id).live;
+        if pins > 0 {
+            let ahead = |&&reader: &&ReaderId| {
+                let reader = self.reader(reader);
+                reader.mode == Mode::Live && reader.position >= end
+            };
+            let count = self.flow(id).readers.iter().filter(ahead).count();
+            pins -= u32::try_from(count).expect("live readers");
+        }
+        self.pool.held_mut(slot).pins = pins;
         slot
     }
 

@@ -1,3 +1,4 @@
 //! Tests of the relay.
 
+mod faults;
 mod model;
