@@ -5,7 +5,7 @@
 
 use xylem_protocol::limits::{DIRECT_ALIGN, SLOT_BYTES};
 
-use super::flow::Phase;
+use super::flow::{Flow, Phase};
 use super::pool::Held;
 use super::{Action, FlowId, ReaderId, Reason, Relay, put};
 use crate::ring::Slot;
@@ -65,17 +65,16 @@ impl Relay {
         end: u64,
         actions: &mut Vec<Action>,
     ) {
-        // A flow that failed while this reader's head was on its way.
-        if matches!(self.flow(flow).phase, Phase::Abandoned | Phase::Wrong) {
-            return actions.push(Action::Cut { reader: id, reason: Reason::Flow });
-        }
-        let size = self.flow(flow).size.expect("a reader of a blob of known size");
+        let Flow { phase, size, .. } = *self.flow(flow);
+        let size = size.expect("a reader of a blob of known size");
         assert!(start <= end && end <= size, "a range beyond the blob");
+        // A flow that has failed gives nothing; a restart has not begun before its `Connect`.
+        let failed = matches!(phase, Phase::Wrong | Phase::Abandoned);
         let reader = Reader {
             flow,
             position: start,
             end,
-            mode: Mode::Behind,
+            mode: if failed { Mode::Closing(Reason::Flow) } else { Mode::Behind },
             operation: Operation::None,
             own: None,
             claiming: false,

@@ -3,7 +3,7 @@
 use xylem_protocol::limits::SLOT_BYTES;
 
 use super::model::{End, Model, Op};
-use crate::relay::{FlowId, ReaderId};
+use crate::relay::{FlowId, ReaderId, Reason};
 
 const A: FlowId = FlowId(0);
 const SLOT: u64 = SLOT_BYTES as u64;
@@ -20,4 +20,23 @@ fn a_range_ahead_of_the_edge_pins_nothing_before_it() {
     assert!(model.blobs[&A].stored);
     assert_eq!(model.ends[&ReaderId(0)], End::Done);
     model.finish_run();
+}
+
+/// A reader that came between a mismatch and the restart was sent the wrong bytes.
+#[test]
+fn a_reader_of_a_wrong_blob_is_cut_at_once() {
+    let mut model = Model::new(4);
+    model.fetch(A, SLOT, 0, 1);
+    model.run(|op| !matches!(op, Op::Write { .. }));
+    assert!(model.blobs[&A].wrong);
+    model.join(ReaderId(0), A, 0, SLOT);
+    assert_eq!(model.ends[&ReaderId(0)], End::Cut(Reason::Flow));
+    model.restart(A);
+    // The last write of the wrong bytes is still in flight.
+    model.join(ReaderId(1), A, 0, SLOT);
+    assert_eq!(model.ends[&ReaderId(1)], End::Cut(Reason::Flow));
+    model.run(|op| !matches!(op, Op::Recv { .. }));
+    model.join(ReaderId(2), A, 0, SLOT);
+    let model = model.finish_run();
+    assert_eq!(model.ends[&ReaderId(2)], End::Done);
 }
