@@ -110,11 +110,11 @@ impl Relay {
         }
     }
 
-    /// Some flow stands still: whoever pins the oldest slot of any flow lets go of it.
+    /// Some flow stands still: whoever pins the oldest slot of any flow lets go of it, also of one that is stored.
     fn detach_slow(&mut self, actions: &mut Vec<Action>) {
-        for index in (0..self.active.len()).rev() {
-            let Some(&id) = self.active.get(index) else { continue };
-            let flow = self.flow(id);
+        for index in 0..self.flows.len() {
+            let Some(flow) = self.flows[index].as_ref() else { continue };
+            let id = FlowId(u16::try_from(index).expect("an id"));
             let Some(&front) = flow.window.front() else { continue };
             let held = self.pool.held(front);
             let pinned_only = held.stored && flow.hashed >= held.end() && held.pins > 0;

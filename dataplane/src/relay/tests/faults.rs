@@ -6,6 +6,7 @@ use super::model::{End, Model, Op};
 use crate::relay::{FlowId, ReaderId, Reason};
 
 const A: FlowId = FlowId(0);
+const B: FlowId = FlowId(1);
 const SLOT: u64 = SLOT_BYTES as u64;
 
 /// A range that begins behind the edge pinned every slot before it, for ever.
@@ -39,4 +40,20 @@ fn a_reader_of_a_wrong_blob_is_cut_at_once() {
     model.join(ReaderId(2), A, 0, SLOT);
     let model = model.finish_run();
     assert_eq!(model.ends[&ReaderId(2)], End::Done);
+}
+
+/// A stalled reader of a blob that is stored kept its slots, and another blob starved: only flows that are being
+/// fetched were asked to let go.
+#[test]
+fn a_stalled_reader_of_a_stored_blob_starves_no_other_blob() {
+    let mut model = Model::new(4);
+    model.fetch(A, 3 * SLOT, 0, 0);
+    model.run(|op| matches!(op, Op::Connect { .. }));
+    model.join(ReaderId(0), A, 0, 3 * SLOT);
+    model.stalled.insert(ReaderId(0), true);
+    model.run(|_| true);
+    assert!(model.blobs[&A].stored);
+    assert_eq!(model.relay.slots_used(), 3);
+    model.fetch(B, 2 * SLOT, 0, 0);
+    model.finish_run();
 }
