@@ -178,7 +178,8 @@ pub enum Reason {
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// It is this flow's turn: connect to its source, asking for the bytes from `at` on.
+    /// It is this flow's turn: connect to its source, asking for the bytes from `at` on. A flow that is resumed
+    /// at its end needs none: `Finalize` comes at once.
     Connect {
         /// Which flow.
         flow: FlowId,
@@ -198,7 +199,7 @@ pub enum Action {
         /// Offset in the blob.
         at: u64,
     },
-    /// End the receive in flight; it answers with `SourceLost`.
+    /// End the receive in flight; it answers with `SourceLost`, or with `Received` if it was quicker.
     CancelRecv {
         /// Which flow.
         flow: FlowId,
@@ -257,7 +258,7 @@ pub enum Action {
         /// Whose.
         reader: ReaderId,
     },
-    /// Answer with `Writable` when the socket takes bytes.
+    /// Answer with `Writable` when the socket takes bytes, unless the reader has been cut by then.
     AwaitWritable {
         /// Whose.
         reader: ReaderId,

@@ -231,9 +231,11 @@ impl Relay {
                 self.release(flow, actions);
             }
         }
-        // A send that had to be ended was stuck: the next one waits until the socket takes bytes.
-        if cancelled && !matches!(self.reader(id).mode, Mode::Closing(_)) {
-            self.reader_mut(id).parked = true;
+        // A send that had to be ended was stuck: the next one, if any, waits until the socket takes bytes.
+        let reader = self.reader_mut(id);
+        let more = reader.position < reader.end && !matches!(reader.mode, Mode::Closing(_));
+        if cancelled && more {
+            reader.parked = true;
             actions.push(Action::AwaitWritable { reader: id });
         }
         self.pump(id, actions);

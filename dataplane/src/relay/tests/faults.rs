@@ -2,8 +2,8 @@
 
 use xylem_protocol::limits::SLOT_BYTES;
 
-use super::model::{End, Model, Op};
-use crate::relay::{FlowId, ReaderId, Reason};
+use super::model::{End, How, Model, Op};
+use crate::relay::{Event, FlowId, ReaderId, Reason};
 
 const A: FlowId = FlowId(0);
 const B: FlowId = FlowId(1);
@@ -55,5 +55,37 @@ fn a_stalled_reader_of_a_stored_blob_starves_no_other_blob() {
     assert!(model.blobs[&A].stored);
     assert_eq!(model.relay.slots_used(), 3);
     model.fetch(B, 2 * SLOT, 0, 0);
+    model.finish_run();
+}
+
+/// A reader whose last send was asked to end, but had brought all, was done only when its client read on.
+#[test]
+fn a_cancelled_send_that_brought_everything_is_the_last() {
+    let mut model = Model::new(4);
+    model.fetch(A, 8 * SLOT, 0, 0);
+    model.run(|op| matches!(op, Op::Connect { .. }));
+    model.join(ReaderId(0), A, 0, SLOT);
+    model.receive(A, SLOT_BYTES / 2);
+    let sending = |op: &Op| matches!(op, Op::Send { .. });
+    model.run(sending);
+    model.run(|op| !sending(op));
+    for _ in 0..2 {
+        model.apply(Event::Tick);
+    }
+    model.finish_one(sending, How::Well);
+    assert_eq!(model.ends.get(&ReaderId(0)), Some(&End::Done));
+    model.finish_run();
+}
+
+/// A blob that is whole in the file, but was never verified, asked its source for bytes behind its end.
+#[test]
+fn a_blob_resumed_at_its_end_needs_no_source() {
+    let mut model = Model::new(4);
+    model.fetch(A, SLOT, SLOT, 0);
+    model.run(|op| {
+        assert!(!matches!(op, Op::Connect { .. }));
+        true
+    });
+    assert!(model.blobs[&A].stored);
     model.finish_run();
 }
