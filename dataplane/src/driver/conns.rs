@@ -393,10 +393,10 @@ impl Driver {
         conn.since = self.now;
         conn.sending = None;
         conn.own_slot = None;
+        conn.state = State::Reading;
         if !conn.keep_alive {
             return self.close_conn(index);
         }
-        conn.state = State::Reading;
         if conn.head.is_empty() {
             conn.head = Vec::new();
             self.read_request(index);
