@@ -282,7 +282,7 @@ impl Agent {
                 }
                 Ok(Err(error)) => {
                     let refusal = agent.store_refusal(&error);
-                    agent.discard(digest);
+                    agent.flows.with_serial(&digest, serial, |flow| flow.at = 0);
                     agent.refuse(digest, serial, refusal);
                 }
                 Err(error) => agent.refuse(digest, serial, Refusal::origin(&error)),
@@ -292,17 +292,16 @@ impl Agent {
 
     /// The ring thread could not write; it has told the readers.
     pub(super) fn store_failed(self: &Rc<Self>, digest: Digest, source: std::io::Error) {
-        let Some(flow) = self.flows.remove(&digest) else { return };
+        let found = self.flows.with(&digest, |flow| {
+            // What it takes up is what the next blob may need.
+            flow.at = 0;
+            flow.over_for_ring();
+            flow.serial
+        });
+        let Some(serial) = found else { return };
         let path = self.store.partial_path(&digest);
         let refusal = self.store_refusal(&StoreError::Io { action: "write", path, source });
-        // What it takes up is what the next blob may need.
-        self.discard(digest);
-        flow.finish(&Err(Rc::new(refusal)));
-    }
-
-    fn discard(&self, digest: Digest) {
-        let store = self.store.clone();
-        spawn_blocking(move || store.discard(&digest));
+        self.refuse(digest, serial, refusal);
     }
 
     fn store_refusal(&self, error: &StoreError) -> Refusal {
@@ -312,23 +311,29 @@ impl Agent {
         Refusal { status: 507, code: "UNKNOWN", message }
     }
 
-    /// The blob cannot be had.
-    fn refuse(&self, digest: Digest, serial: u64, refusal: Refusal) {
-        if self.flows.with_serial(&digest, serial, |_| ()).is_none() {
-            return;
-        }
-        let Some(flow) = self.flows.remove(&digest) else { return };
+    /// The blob cannot be had. The flow is there until its file is gone, so that a new one does not meet the old file.
+    fn refuse(self: &Rc<Self>, digest: Digest, serial: u64, refusal: Refusal) {
+        let at = self.flows.with_serial(&digest, serial, |flow| {
+            flow.ending = true;
+            flow.at
+        });
+        let Some(at) = at else { return };
         if refusal.status != 404 {
             warn!(%digest, status = refusal.status, error = refusal.message, "blob cannot be had");
         }
-        // Less than a unit cannot be resumed.
-        if flow.at < u64::from(UNIT_BYTES) {
-            self.discard(digest);
-        }
-        if flow.started || flow.wanted {
-            self.post.send(refusal.to_hot(digest));
-        }
-        flow.finish(&Err(Rc::new(refusal)));
+        let agent = self.clone();
+        tokio_uring::spawn(async move {
+            // Less than a unit cannot be resumed.
+            if at < u64::from(UNIT_BYTES) {
+                let store = agent.store.clone();
+                let _ = spawn_blocking(move || store.discard(&digest)).await;
+            }
+            let Some(flow) = agent.flows.remove(&digest) else { return };
+            if flow.started || flow.wanted {
+                agent.post.send(refusal.to_hot(digest));
+            }
+            flow.finish(&Err(Rc::new(refusal)));
+        });
     }
 
     /// Units have been hashed: into the record.

@@ -1,1 +1,5 @@
-//! placeholder
+//! The agent against a hot half, a registry and a control process that are made of paper.
+
+mod flows;
+mod paper;
+mod requests;

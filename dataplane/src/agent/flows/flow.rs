@@ -50,6 +50,8 @@ pub(in crate::agent) struct Flow {
     pub(super) ask: FlowAsk,
     /// Somebody reads it.
     pub(super) wanted: bool,
+    /// It is being refused.
+    pub(super) ending: bool,
     /// The ring thread has its file.
     pub(super) started: bool,
     pub(super) attempt: Attempt,
@@ -94,6 +96,7 @@ impl Flow {
             serial: 0,
             ask,
             wanted,
+            ending: false,
             started: false,
             attempt: 0,
             lost: None,
@@ -118,7 +121,7 @@ impl Flow {
 
     /// Notes that a try is lost; false if that is known already or it is not the present try.
     pub(super) fn lose(&mut self, attempt: Attempt, at: u64) -> bool {
-        if attempt != self.attempt || self.lost == Some(attempt) {
+        if self.ending || attempt != self.attempt || self.lost == Some(attempt) {
             return false;
         }
         self.lost = Some(attempt);
@@ -131,6 +134,12 @@ impl Flow {
         }
         self.lost_at = at;
         true
+    }
+
+    /// The ring thread has given it up by itself: only readers that come from now on are to be told.
+    pub(super) fn over_for_ring(&mut self) {
+        self.started = false;
+        self.wanted = false;
     }
 
     /// Where slots of a try go.

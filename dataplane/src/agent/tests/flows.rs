@@ -1,0 +1,336 @@
+//! Where blobs come from, and what happens when they do not.
+
+use std::net::SocketAddr;
+
+use xylem_protocol::limits::{REGISTRY_TRIES_MAX, UNIT_BYTES};
+use xylem_protocol::{Digest, pb};
+
+use super::paper::{Bench, Page, PaperControl, PaperServer, Setup, digest, status};
+use crate::link::{Lost, Source, ToCold, ToHot};
+use crate::ring::{Arena, Slot};
+use crate::store::{Begun, record};
+
+fn nowhere() -> PaperServer {
+    PaperServer::start(|_| Page::new(500, ""))
+}
+
+/// The upstream, address and head of a plain source.
+fn plain(source: Source) -> (String, SocketAddr, String) {
+    match source {
+        Source::Http { upstream, address, head, .. } => {
+            (upstream.to_string(), address, String::from_utf8(head).unwrap())
+        }
+        Source::Cold { .. } => panic!("not a plain source"),
+    }
+}
+
+async fn fetched(bench: &Bench) -> Source {
+    match bench.next().await {
+        ToHot::Fetch { source, .. } => source,
+        other => panic!("no fetch but {other:?}"),
+    }
+}
+
+async fn next_source(bench: &Bench) -> (u32, bool, Source) {
+    match bench.next().await {
+        ToHot::Source { attempt, restart, source, .. } => (attempt, restart, source),
+        other => panic!("no source but {other:?}"),
+    }
+}
+
+async fn refused(bench: &Bench) -> (u16, &'static str, String) {
+    match bench.next().await {
+        ToHot::Refuse { status, code, message, .. } => (status, code, message),
+        other => panic!("no refusal but {other:?}"),
+    }
+}
+
+#[test]
+fn a_blob_is_fetched_committed_and_then_here() {
+    let server = nowhere();
+    Setup::registry(&server).run(async |bench| {
+        let blob = digest(b"xylem");
+        bench.want(blob, "");
+        bench.want(blob, "");
+        let (upstream, address, head) = plain(fetched(bench).await);
+        assert_eq!((upstream.as_str(), address), ("registry", server.address));
+        let first = format!("GET /v2/a/b/blobs/{blob} HTTP/1.1\r\nHost: {address}\r\n");
+        assert!(head.starts_with(&first) && head.ends_with("\r\n"), "{head}");
+        assert!(!head.contains("Xylem"), "a registry is told nothing of trees: {head}");
+        bench.write(blob, b"xylem and padding");
+        bench.tell(ToCold::Stored { digest: blob, size: 5 });
+        let committed = bench.next().await;
+        assert!(
+            matches!(committed, ToHot::Committed { digest } if digest == blob),
+            "{committed:?}"
+        );
+        bench.want(blob, "");
+        let present = bench.next().await;
+        assert!(matches!(present, ToHot::Present { size: 5, .. }), "{present:?}");
+    });
+}
+
+#[test]
+fn the_registry_is_tried_a_few_times() {
+    Setup::registry(&nowhere()).run(async |bench| {
+        let blob = digest(b"x");
+        bench.want(blob, "");
+        fetched(bench).await;
+        for attempt in 0..REGISTRY_TRIES_MAX - 1 {
+            bench.lose(blob, attempt, 0, Lost::Short);
+            bench.lose(blob, attempt, 0, Lost::Short);
+            let (sent, restart, _) = next_source(bench).await;
+            assert_eq!((sent, restart), (attempt, false));
+        }
+        bench.lose(blob, REGISTRY_TRIES_MAX - 1, 0, Lost::Stalled(700));
+        let (status, _, message) = refused(bench).await;
+        assert_eq!(status, 504);
+        assert!(message.contains("registry") && message.contains("700 ms"), "{message}");
+    });
+}
+
+#[test]
+fn what_the_registry_does_not_have_is_not_asked_for_again() {
+    Setup::registry(&nowhere()).run(async |bench| {
+        let blob = digest(b"x");
+        bench.want(blob, "");
+        fetched(bench).await;
+        bench.lose(blob, 0, 0, status("404 Not Found"));
+        let (status, code, _) = refused(bench).await;
+        assert_eq!((status, code), (404, "BLOB_UNKNOWN"));
+        assert_eq!(std::fs::read_dir(bench.store.join("partial")).unwrap().count(), 0);
+    });
+}
+
+#[test]
+fn without_an_upstream_nothing_is_to_be_had() {
+    Setup::default().run(async |bench| {
+        bench.want(digest(b"x"), "");
+        let (status, _, message) = refused(bench).await;
+        assert_eq!(status, 404);
+        assert!(message.contains("--upstream"), "{message}");
+    });
+}
+
+#[test]
+fn redirects_and_challenges_are_followed() {
+    let server = PaperServer::start(|line| match line.split(' ').nth(1) {
+        Some(path) if path.starts_with("/token?service=s&scope=") => {
+            Page::new(200, r#"{"token":"secret"}"#)
+        }
+        other => Page::new(404, other.unwrap_or_default()),
+    });
+    let address = server.address;
+    Setup::registry(&server).run(async |bench| {
+        let blob = digest(b"x");
+        bench.want(blob, "");
+        assert!(!plain(fetched(bench).await).2.contains("Authorization"));
+        let challenge = format!(
+            "401 U\r\nWWW-Authenticate: Bearer realm=\"http://{address}/token\",service=\"s\""
+        );
+        bench.lose(blob, 0, 0, status(&challenge));
+        let (_, _, source) = next_source(bench).await;
+        assert!(plain(source).2.contains("\r\nAuthorization: Bearer secret\r\n"));
+        bench.lose(blob, 1, 0, status("307 T\r\nLocation: http://127.0.0.1:9/cdn?x=1"));
+        let (_, _, source) = next_source(bench).await;
+        let (_, to, head) = plain(source);
+        assert_eq!(to.port(), 9);
+        assert!(head.starts_with("GET /cdn?x=1 HTTP/1.1\r\nHost: 127.0.0.1:9\r\n"), "{head}");
+        assert!(!head.contains("secret"), "tokens stay at home: {head}");
+        bench.lose(blob, 2, 0, status("302 F\r\nLocation: ftp://x/"));
+        assert_eq!(refused(bench).await.0, 502);
+    });
+}
+
+#[test]
+fn a_wrong_digest_is_fetched_once_more_and_then_refused() {
+    Setup::registry(&nowhere()).run(async |bench| {
+        let (blob, actual) = (digest(b"right"), digest(b"wrong"));
+        bench.want(blob, "");
+        fetched(bench).await;
+        bench.write(blob, b"wrong");
+        bench.tell(ToCold::Mismatch { digest: blob, attempt: 0, actual });
+        let (attempt, restart, source) = next_source(bench).await;
+        assert_eq!((attempt, restart), (0, true));
+        assert_eq!(plain(source).0, "registry");
+        bench.tell(ToCold::Mismatch { digest: blob, attempt: 1, actual });
+        let (status, code, message) = refused(bench).await;
+        assert_eq!((status, code), (502, "DIGEST_INVALID"));
+        assert!(
+            message.contains(&blob.to_string()) && message.contains(&actual.to_string()),
+            "{message}"
+        );
+        assert!(!bench.store.join("partial").join(blob.hex()).exists());
+        assert!(!bench.store.join("blobs/sha256").join(blob.hex()).exists());
+    });
+}
+
+#[test]
+fn a_request_that_has_been_here_is_a_loop() {
+    Setup::registry(&nowhere()).run(async |bench| {
+        bench.want(digest(b"x"), "Xylem-Path: n1,me,n2\r\n");
+        assert_eq!(refused(bench).await.0, 508);
+    });
+}
+
+#[test]
+fn a_partial_blob_is_resumed() {
+    let content = vec![7; 3 * UNIT_BYTES as usize];
+    let blob = digest(&content);
+    let units = content.clone();
+    let setup = Setup {
+        fill: Some(Box::new(move |store| {
+            let Begun::Partial(partial) = store.begin(&blob).unwrap() else { panic!() };
+            let crc = crc32c::crc32c(&units[..UNIT_BYTES as usize]);
+            let file =
+                std::fs::OpenOptions::new().write(true).open(store.partial_path(&blob)).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&file, &units[..2 * UNIT_BYTES as usize], 0)
+                .unwrap();
+            let write = |bytes: &[u8], at| {
+                std::os::unix::fs::FileExt::write_all_at(&partial.record, bytes, at).unwrap();
+            };
+            write(&record::header(units.len() as u64), 0);
+            let (at, bytes) = record::entries(0, &[crc, crc]);
+            write(&bytes, at);
+        })),
+        ..Setup::registry(&nowhere())
+    };
+    setup.run(async |bench| {
+        bench.want(blob, "");
+        let ToHot::Fetch { resume: Some(resume), .. } = bench.next().await else {
+            panic!("no resumption")
+        };
+        assert_eq!(
+            (resume.bytes, resume.size),
+            (2 * u64::from(UNIT_BYTES), 3 * u64::from(UNIT_BYTES))
+        );
+        let crc = crc32c::crc32c(&content[..UNIT_BYTES as usize]);
+        bench.tell(ToCold::Units { digest: blob, size: resume.size, first: 2, crc: vec![crc] });
+        bench.write(blob, &content);
+        bench.tell(ToCold::Stored { digest: blob, size: resume.size });
+        assert!(matches!(bench.next().await, ToHot::Committed { .. }));
+    });
+}
+
+#[test]
+fn parents_come_before_the_registry() {
+    let control =
+        PaperControl::start(&[("n1", "10.0.0.1:1"), ("n2", "10.0.0.2:1"), ("me", "10.0.0.3:1")]);
+    let server = nowhere();
+    let setup = Setup { control: Some(control.address), ..Setup::registry(&server) };
+    let image = digest(b"image");
+    setup.run(async |bench| {
+        let pb::node_message::Kind::Hello(hello) = control.hears().await else {
+            panic!("no hello")
+        };
+        assert_eq!((hello.node.as_str(), hello.address.as_str()), ("me", "127.0.0.1:1"));
+        let blob = digest(b"x");
+        bench.want(blob, &format!("Xylem-Node: n9\r\nXylem-Image: {image}\r\nXylem-Path: n9\r\n"));
+        let (upstream, address, head) = plain(fetched(bench).await);
+        assert_eq!((upstream.as_str(), address.to_string().as_str()), ("n1", "10.0.0.1:1"));
+        for line in
+            ["Xylem-Node: me".into(), format!("Xylem-Image: {image}"), "Xylem-Path: n9,me".into()]
+        {
+            assert!(head.contains(&format!("\r\n{line}\r\n")), "{line} in {head}");
+        }
+        bench.lose(blob, 0, 0, Lost::Connect(std::io::ErrorKind::ConnectionRefused.into()));
+        assert_eq!(plain(next_source(bench).await.2).0, "n2");
+        bench.lose(blob, 1, 5, status("404 Not Found"));
+        assert_eq!(plain(next_source(bench).await.2).0, "registry", "never itself, nobody twice");
+        let joined = control.hears().await;
+        assert!(
+            matches!(&joined, pb::node_message::Kind::Join(join) if join.image == image.to_string())
+        );
+        // Somebody on the way is not asked: it waits for us.
+        let other = digest(b"y");
+        bench.want(other, &format!("Xylem-Image: {image}\r\nXylem-Path: n1\r\n"));
+        assert_eq!(plain(fetched(bench).await).0, "n2");
+    });
+    let said = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let last = said.block_on(control.hears());
+    assert!(matches!(last, pb::node_message::Kind::Goodbye(_)), "{last:?}");
+}
+
+#[test]
+fn control_that_is_down_costs_a_moment() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let setup = Setup { control: Some(closed), ..Setup::registry(&nowhere()) };
+    setup.run(async |bench| {
+        bench.want(digest(b"x"), &format!("Xylem-Image: {}\r\n", digest(b"image")));
+        assert_eq!(plain(fetched(bench).await).0, "registry");
+    });
+}
+
+#[test]
+fn bytes_come_out_of_tls_into_lent_slots() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    let content: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
+    let body = content.clone();
+    let server = PaperServer::start_tls(&ca, move |_| Page {
+        cut: Some(body.len() - 10),
+        ..Page::new(206, body.clone())
+            .with("Content-Range", format!("bytes 0-{}/{}", body.len() - 1, body.len()))
+    });
+    let authority = format!("localhost:{}", server.address.port());
+    let upstream = Some(crate::config::UpstreamSpec::Registry { tls: true, authority });
+    Setup { upstream, ca: Some(ca), ..Setup::default() }.run(async |bench| {
+        let blob = digest(&content);
+        bench.want(blob, "");
+        let ToHot::Fetch { source: Source::Cold { .. }, .. } = bench.next().await else { panic!() };
+        let ToHot::Opened { attempt: 0, size, .. } = bench.next().await else {
+            panic!("not opened")
+        };
+        assert_eq!(size, content.len() as u64);
+        let arena = Arena::new(4 << 20).unwrap();
+        let mut got = Vec::new();
+        let cause = loop {
+            let lease = arena.lease(Slot(1), 0, 30_000);
+            bench.tell(ToCold::Fill { digest: blob, attempt: 0, at: got.len() as u64, lease });
+            let ToHot::Filled { mut lease, result, .. } = bench.next().await else { panic!() };
+            match result {
+                Ok(bytes) => got.extend_from_slice(&lease.bytes_mut()[..bytes as usize]),
+                Err(cause) => break cause,
+            }
+        };
+        assert!(matches!(cause, Lost::Broken(_) | Lost::Short), "{cause:?}");
+        assert_eq!(got.len(), content.len() - 10, "all that came before the break is handed on");
+        assert_eq!(got, content[..got.len()]);
+        bench.lose(blob, 0, got.len() as u64, cause);
+        assert!(matches!(next_source(bench).await.2, Source::Cold { .. }));
+        // The paper server knows no ranges: it cannot be opened in the middle.
+        let (status, _, message) = refused_in_the_end(bench, blob).await;
+        assert_eq!(status, 502);
+        assert!(message.contains("another range"), "{message}");
+        assert!(server.heads().last().unwrap().contains(&format!("bytes={}-", got.len())));
+    });
+}
+
+async fn refused_in_the_end(bench: &Bench, blob: Digest) -> (u16, &'static str, String) {
+    loop {
+        match bench.next().await {
+            ToHot::Source { .. } => {}
+            ToHot::Refuse { digest, status, code, message } => {
+                assert_eq!(digest, blob);
+                return (status, code, message);
+            }
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn an_untrusted_registry_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = PaperServer::start_tls(&dir.path().join("ca.pem"), |_| Page::new(200, ""));
+    let authority = format!("localhost:{}", server.address.port());
+    let upstream = Some(crate::config::UpstreamSpec::Registry { tls: true, authority });
+    Setup { upstream, ..Setup::default() }.run(async |bench| {
+        let blob = digest(b"x");
+        bench.want(blob, "");
+        assert!(matches!(bench.next().await, ToHot::Fetch { .. }));
+        let (status, _, message) = refused_in_the_end(bench, blob).await;
+        assert_eq!(status, 502);
+        assert!(message.to_lowercase().contains("certificate"), "{message}");
+    });
+}

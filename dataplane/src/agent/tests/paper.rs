@@ -1,0 +1,433 @@
+//! The agent's surroundings, made of paper: a hot half that only takes and gives messages, a registry that says what
+//! the test wants, a control process that assigns.
+
+use std::cell::Cell;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use sha2::{Digest as _, Sha256};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use xylem_protocol::http::{Request, ResponseHead};
+use xylem_protocol::{Digest, pb};
+
+use super::super::{Settings, serve};
+use crate::config::UpstreamSpec;
+use crate::link::{HotEnd, Lost, Ticket, ToCold, ToHot, pair};
+use crate::origin::Origin;
+use crate::ring::{EventFd, watch};
+use crate::store::Store;
+
+/// Longest wait for anything that has to happen.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(super) fn digest(bytes: &[u8]) -> Digest {
+    Digest::from_bytes(Sha256::digest(bytes).into())
+}
+
+/// What a paper registry answers.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Page {
+    pub(super) status: u16,
+    pub(super) headers: Vec<(&'static str, String)>,
+    pub(super) body: Vec<u8>,
+    /// Bytes of the body that are sent before the connection is closed.
+    pub(super) cut: Option<usize>,
+}
+
+impl Page {
+    pub(super) fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        Self { status, body: body.into(), ..Self::default() }
+    }
+
+    pub(super) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    pub(super) fn manifest(json: &str) -> Self {
+        Self::new(200, json)
+            .with("Content-Type", "application/vnd.oci.image.manifest.v1+json")
+            .with("Docker-Content-Digest", digest(json.as_bytes()).to_string())
+    }
+}
+
+/// An HTTP server whose every answer is the test's; its thread ends with the process.
+#[derive(Debug, Clone)]
+pub(super) struct PaperServer {
+    pub(super) address: SocketAddr,
+    /// Request heads, as they came.
+    heads: Arc<Mutex<Vec<String>>>,
+}
+
+trait Duplex: Read + Write {}
+impl<T: Read + Write> Duplex for T {}
+
+impl PaperServer {
+    /// `answer` gets a request's first line, such as `GET /v2/ HTTP/1.1`.
+    pub(super) fn start(answer: impl Fn(&str) -> Page + Send + Sync + 'static) -> Self {
+        Self::listen(answer, |socket| Ok(Box::new(socket)))
+    }
+
+    /// The same in TLS, for `localhost`. Its certificate is written to `ca`.
+    pub(super) fn start_tls(
+        ca: &Path,
+        answer: impl Fn(&str) -> Page + Send + Sync + 'static,
+    ) -> Self {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        std::fs::write(ca, made.cert.pem()).unwrap();
+        let chain = vec![CertificateDer::from(made.cert)];
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap();
+        let config = Arc::new(config);
+        Self::listen(answer, move |socket| {
+            let connection = rustls::ServerConnection::new(config.clone())?;
+            Ok(Box::new(rustls::StreamOwned::new(connection, socket)))
+        })
+    }
+
+    fn listen(
+        answer: impl Fn(&str) -> Page + Send + Sync + 'static,
+        wrap: impl Fn(TcpStream) -> Result<Box<dyn Duplex>, rustls::Error> + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let heads = Arc::new(Mutex::new(Vec::new()));
+        let shared = Arc::new((answer, wrap, heads.clone()));
+        std::thread::spawn(move || {
+            for socket in listener.incoming().flatten() {
+                let shared = shared.clone();
+                std::thread::spawn(move || {
+                    let (answer, wrap, heads) = &*shared;
+                    let Ok(mut stream) = wrap(socket) else { return };
+                    // A client that goes away in the middle is part of some tests.
+                    let _ = serve_one(&mut *stream, answer, heads);
+                });
+            }
+        });
+        Self { address, heads }
+    }
+
+    pub(super) fn heads(&self) -> Vec<String> {
+        self.heads.lock().unwrap().clone()
+    }
+
+    pub(super) fn count(&self, part: &str) -> usize {
+        self.heads().iter().filter(|head| head.contains(part)).count()
+    }
+}
+
+fn serve_one(
+    stream: &mut dyn Duplex,
+    answer: &impl Fn(&str) -> Page,
+    heads: &Mutex<Vec<String>>,
+) -> std::io::Result<()> {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8_lossy(&head).into_owned();
+    let first = head.lines().next().unwrap_or_default().to_owned();
+    heads.lock().unwrap().push(head);
+    let page = answer(&first);
+    let mut out = format!("HTTP/1.1 {} X\r\nConnection: close\r\n", page.status);
+    if !page.headers.iter().any(|(name, _)| *name == "Content-Length") {
+        out.push_str(&format!("Content-Length: {}\r\n", page.body.len()));
+    }
+    for (name, value) in &page.headers {
+        out.push_str(&format!("{name}: {value}\r\n"));
+    }
+    out.push_str("\r\n");
+    stream.write_all(out.as_bytes())?;
+    if !first.starts_with("HEAD") {
+        stream.write_all(&page.body[..page.cut.unwrap_or(page.body.len())])?;
+    }
+    stream.flush()
+}
+
+/// The agent's other end.
+pub(super) struct Bench {
+    hot: HotEnd,
+    bell: AsyncFd<Arc<EventFd>>,
+    pub(super) store: PathBuf,
+    tickets: Cell<u64>,
+    stop: Option<oneshot::Sender<()>>,
+    served: tokio::task::JoinHandle<Result<(), super::super::AgentError>>,
+    _dir: tempfile::TempDir,
+}
+
+/// How a bench's agent is set up.
+#[derive(Default)]
+pub(super) struct Setup {
+    pub(super) upstream: Option<UpstreamSpec>,
+    pub(super) ca: Option<PathBuf>,
+    pub(super) control: Option<SocketAddr>,
+    /// Fills the store before the agent opens it.
+    pub(super) fill: Option<Box<dyn FnOnce(&Store)>>,
+}
+
+impl Setup {
+    pub(super) fn registry(server: &PaperServer) -> Self {
+        let authority = server.address.to_string();
+        let upstream = Some(UpstreamSpec::Registry { tls: false, authority });
+        Self { upstream, ..Self::default() }
+    }
+
+    /// Runs a test with an agent of this kind. The agent is stopped in good order afterwards.
+    pub(super) fn run(self, test: impl AsyncFnOnce(&Bench)) {
+        tokio_uring::start(async {
+            let mut bench = Bench::start(self);
+            test(&bench).await;
+            let _ = bench.stop.take().unwrap().send(());
+            tokio::time::timeout(PATIENCE, bench.served).await.unwrap().unwrap().unwrap();
+        });
+    }
+}
+
+impl Bench {
+    fn start(setup: Setup) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        if let Some(fill) = setup.fill {
+            fill(&store);
+        }
+        let origin = Origin::new(setup.upstream.as_ref(), setup.ca.as_deref()).unwrap();
+        let (hot, cold) = pair().unwrap();
+        let address = "127.0.0.1:1".parse().unwrap();
+        let settings = Settings {
+            node: "me".into(),
+            listen: address,
+            advertise: address,
+            zone: String::new(),
+            control: setup.control.map(|address| format!("http://{address}")),
+            memory_bytes: 0,
+        };
+        let (stop, stopped) = oneshot::channel();
+        let stopped = async move {
+            let _ = stopped.await;
+            Ok(())
+        };
+        let served = tokio_uring::spawn(serve(
+            settings,
+            store,
+            origin,
+            crate::probes::Availability::Off,
+            cold,
+            stopped,
+        ));
+        let bell = watch(hot.bell.clone()).unwrap();
+        let (store, tickets) = (dir.path().to_owned(), Cell::new(0));
+        Self { hot, bell, store, tickets, stop: Some(stop), served, _dir: dir }
+    }
+
+    pub(super) fn tell(&self, message: ToCold) {
+        self.hot.to_cold.send(message).unwrap();
+    }
+
+    /// The agent's next message.
+    pub(super) async fn next(&self) -> ToHot {
+        let next = async {
+            loop {
+                if let Ok(message) = self.hot.from_cold.try_recv() {
+                    return message;
+                }
+                self.bell.readable().await.unwrap().clear_ready();
+                self.bell.get_ref().silence();
+                if let Ok(message) = self.hot.from_cold.try_recv() {
+                    self.hot.bell.ring();
+                    return message;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, next).await.expect("the agent says nothing")
+    }
+
+    pub(super) fn want(&self, blob: Digest, extra: &str) {
+        let request = Box::new(request(&format!("GET /v2/a/b/blobs/{blob}"), extra));
+        self.tell(ToCold::Want { digest: blob, request });
+    }
+
+    pub(super) fn lose(&self, digest: Digest, attempt: u32, at: u64, cause: Lost) {
+        self.tell(ToCold::Lost { digest, attempt, at, cause });
+    }
+
+    /// Asks, and gives status, the head's further parts and the body of the one answer.
+    pub(super) async fn ask(&self, line: &str, body: &str) -> Answered {
+        let ticket = Ticket(self.tickets.get() + 1);
+        self.tickets.set(ticket.0);
+        let request = Box::new(request(line, ""));
+        self.tell(ToCold::Ask { ticket, request, body: body.into() });
+        match self.next().await {
+            ToHot::Answer {
+                ticket: to,
+                status,
+                content_type,
+                digest,
+                extra,
+                head_length,
+                body,
+            } => {
+                assert_eq!(to, ticket);
+                let body = String::from_utf8(body.into()).unwrap();
+                Answered { status, content_type, digest, extra, head_length, body }
+            }
+            other => panic!("no answer but {other:?}"),
+        }
+    }
+
+    /// State of a pull when it is no longer running; `meanwhile` gets what else the agent says.
+    pub(super) async fn pulled(
+        &self,
+        id: u64,
+        mut meanwhile: impl FnMut(&Self, ToHot),
+    ) -> serde_json::Value {
+        let mut running = true;
+        loop {
+            let ticket = Ticket(self.tickets.get() + 1);
+            self.tickets.set(ticket.0);
+            let request = Box::new(request(&format!("GET /xylem/v1/pulls/{id}"), ""));
+            self.tell(ToCold::Ask { ticket, request, body: Vec::new() });
+            while running {
+                match self.next().await {
+                    ToHot::Answer { body, .. } => {
+                        let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
+                        running = json["state"] == "running";
+                        if !running {
+                            return json;
+                        }
+                        break;
+                    }
+                    other => meanwhile(self, other),
+                }
+            }
+        }
+    }
+
+    /// Writes a blob's bytes as the ring thread would.
+    pub(super) fn write(&self, blob: Digest, bytes: &[u8]) {
+        std::fs::write(self.store.join("partial").join(blob.hex()), bytes).unwrap();
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub(super) status: u16,
+    pub(super) content_type: String,
+    pub(super) digest: Option<Digest>,
+    pub(super) extra: String,
+    pub(super) head_length: Option<u64>,
+    pub(super) body: String,
+}
+
+fn request(line: &str, extra: &str) -> Request {
+    let head = format!("{line} HTTP/1.1\r\nHost: me\r\n{extra}\r\n");
+    Request::parse(head.as_bytes()).unwrap().unwrap().0
+}
+
+/// The loss of a source that answered with this head.
+pub(super) fn status(head: &str) -> Lost {
+    let head = format!("HTTP/1.1 {head}\r\n\r\n");
+    Lost::Status(Box::new(ResponseHead::parse(head.as_bytes()).unwrap().unwrap().0))
+}
+
+/// A control process that answers every Join with the same upstreams.
+#[derive(Debug)]
+pub(super) struct PaperControl {
+    pub(super) address: SocketAddr,
+    said: tokio::sync::Mutex<mpsc::UnboundedReceiver<pb::node_message::Kind>>,
+}
+
+#[derive(Debug)]
+struct Assigner {
+    upstreams: Vec<pb::Peer>,
+    said: mpsc::UnboundedSender<pb::node_message::Kind>,
+}
+
+#[tonic::async_trait]
+impl pb::control_server::Control for Assigner {
+    type AttachStream = ReceiverStream<Result<pb::ControlMessage, tonic::Status>>;
+
+    async fn attach(
+        &self,
+        request: tonic::Request<tonic::Streaming<pb::NodeMessage>>,
+    ) -> Result<tonic::Response<Self::AttachStream>, tonic::Status> {
+        use pb::control_message::Kind as Reply;
+        use pb::node_message::Kind;
+        let mut inbox = request.into_inner();
+        let (outbox, replies) = mpsc::channel(16);
+        let upstreams = self.upstreams.clone();
+        let said = self.said.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(message)) = inbox.message().await {
+                let kind = message.kind.unwrap();
+                let reply = match &kind {
+                    Kind::Hello(_) => {
+                        Some(Reply::Welcome(pb::Welcome { heartbeat_ms: 1000, report_ms: 1000 }))
+                    }
+                    Kind::Join(join) => Some(Reply::Assignment(pb::Assignment {
+                        image: join.image.clone(),
+                        epoch: 1,
+                        upstreams: upstreams.clone(),
+                    })),
+                    _ => None,
+                };
+                let _ = said.send(kind);
+                if let Some(kind) = reply {
+                    let _ = outbox.send(Ok(pb::ControlMessage { kind: Some(kind) })).await;
+                }
+            }
+        });
+        Ok(tonic::Response::new(ReceiverStream::new(replies)))
+    }
+}
+
+impl PaperControl {
+    pub(super) fn start(upstreams: &[(&str, &str)]) -> Self {
+        let peer = |&(node, address): &(&str, &str)| pb::Peer {
+            node: node.into(),
+            address: address.into(),
+        };
+        let (sender, said) = mpsc::unbounded_channel();
+        let assigner = Assigner { upstreams: upstreams.iter().map(peer).collect(), said: sender };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+                let service = pb::control_server::ControlServer::new(assigner);
+                let server = tonic::transport::Server::builder().add_service(service);
+                server.serve_with_incoming(incoming).await.unwrap();
+            });
+        });
+        Self { address, said: tokio::sync::Mutex::new(said) }
+    }
+
+    /// What the node says next, heartbeats left out.
+    pub(super) async fn hears(&self) -> pb::node_message::Kind {
+        loop {
+            let kind =
+                tokio::time::timeout(PATIENCE, async { self.said.lock().await.recv().await });
+            let kind = kind.await.expect("the node says nothing").unwrap();
+            if !matches!(kind, pb::node_message::Kind::Heartbeat(_)) {
+                return kind;
+            }
+        }
+    }
+}
