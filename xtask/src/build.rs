@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::run;
+use crate::{object, run};
 
 /// Where the things that were built lie.
 #[derive(Clone, Debug)]
@@ -20,7 +20,8 @@ pub(crate) struct Binaries {
     pub(crate) object: Option<PathBuf>,
 }
 
-/// Builds every binary and, where a toolchain for it is there, the kernel object.
+/// Builds every binary and, where a toolchain for it is there or can be installed, the kernel
+/// object. Without the object everything works but the kernel's own counts, and that is said.
 pub(crate) fn all(release: bool) -> Result<Binaries> {
     let mut cargo = run::command(env::var("CARGO").as_deref().unwrap_or("cargo"));
     cargo.args(["build", "--quiet", "--bins", "-p", "xylem-dataplane", "-p", "xylem-control"]);
@@ -28,6 +29,9 @@ pub(crate) fn all(release: bool) -> Result<Binaries> {
         cargo.arg("--release");
     }
     run::show(&mut cargo)?;
+    if let Err(error) = object::build() {
+        eprintln!("kernel programs not built, hop figures come from TCP_INFO: {error:#}");
+    }
     let directory = run::target_dir()?.join(if release { "release" } else { "debug" });
     Ok(Binaries {
         xylemd: directory.join("xylemd"),

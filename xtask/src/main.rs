@@ -8,6 +8,7 @@ mod image;
 mod lab;
 mod labtest;
 mod load;
+mod object;
 mod run;
 mod setup;
 mod sim;

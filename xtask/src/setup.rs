@@ -12,9 +12,28 @@ pub(crate) fn debian_packages(names: &[&str]) -> Result<()> {
     }
     ensure!(sys::is_root(), "not root, so these packages cannot be installed: {missing:?}");
     eprintln!("installing Debian packages: {}", missing.join(" "));
+    if apt_get_install(&missing).is_ok() {
+        return Ok(());
+    }
+    // A fresh machine has no lists yet, or stale ones.
+    eprintln!("updating the package lists");
+    run::output(run::command("apt-get").args(["update", "-q"]))?;
+    apt_get_install(&missing)
+}
+
+fn apt_get_install(packages: &[&str]) -> Result<()> {
     let mut install = run::command("apt-get");
-    install.args(["install", "-y", "-q", "--no-install-recommends"]).args(&missing);
+    install.args(["install", "-y", "-q", "--no-install-recommends"]).args(packages);
     install.env("DEBIAN_FRONTEND", "noninteractive");
+    run::output(&mut install).map(|_| ())
+}
+
+/// Installs rustup's nightly toolchain with the library's source, for the user who runs this.
+pub(crate) fn nightly_with_source() -> Result<()> {
+    eprintln!("installing the nightly Rust toolchain with rust-src, by rustup");
+    let mut install = run::command("rustup");
+    install.args(["toolchain", "install", "nightly", "--profile", "minimal"]);
+    install.args(["--component", "rust-src", "--no-self-update"]);
     run::output(&mut install).map(|_| ())
 }
 
