@@ -10,7 +10,7 @@ use super::mounts;
 #[non_exhaustive]
 pub enum ProbeError {
     /// No file with the programs.
-    #[error("no probe object at {}; build it with `cargo xtask build`", paths(tried))]
+    #[error("no probe object at {}; build it with `cargo xtask build-and-load`", paths(tried))]
     NoObject {
         /// The places that were tried.
         tried: Vec<PathBuf>,
@@ -75,7 +75,7 @@ pub enum ProbeError {
         source: Box<aya::EbpfError>,
     },
     /// The object lacks a program or map; it is another one, or of another version.
-    #[error("the probe object has no `{name}`; build it again with `cargo xtask build`")]
+    #[error("the probe object has no `{name}`; build it again with `cargo xtask build-and-load`")]
     NotOurs {
         /// Name of the program or map.
         name: &'static str,
