@@ -1,11 +1,14 @@
 //! `cargo xtask bench`: builds the daemon and the rivals in release and hands over to their
 //! harness, which has the lab, the measuring and the tables.
 
-use anyhow::{Context, Result, bail, ensure};
-use clap::{Args as ClapArgs, Subcommand};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use clap::{Args as ClapArgs, Subcommand};
+
+use crate::{run, setup};
 
 /// Data per run of a quick bench; too little for figures worth keeping.
 const QUICK_SIZE: &str = "128MiB";
@@ -78,10 +81,7 @@ impl Common {
 }
 
 /// Builds, then becomes the harness; returns only on failure.
-///
-/// # Errors
-/// A build that fails, or a missing tool that cannot be installed.
-pub(crate) fn run(args: Args) -> Result<()> {
+pub(crate) fn run(args: &Args) -> Result<()> {
     let mut arguments = Vec::new();
     match &args.what {
         What::Hop { size, only, foreign, common } => {
@@ -95,14 +95,14 @@ pub(crate) fn run(args: Args) -> Result<()> {
                 arguments.push(format!("--only={only}"));
             }
             arguments.extend(common.arguments()?);
-            install("mbuffer", "mbuffer")?;
+            setup::debian_packages(&["mbuffer", "iproute2"])?;
         }
         What::Latency { common } => {
             arguments.push("latency".to_owned());
             arguments.extend(common.arguments()?);
+            setup::debian_packages(&["iproute2"])?;
         }
     }
-    install("ip", "iproute2")?;
     let built = build()?;
     // The harness takes our place, so that Ctrl-C reaches it alone and it can clean up.
     let error = Command::new(built.join("bench-harness")).args(arguments).exec();
@@ -111,41 +111,9 @@ pub(crate) fn run(args: Args) -> Result<()> {
 
 /// Builds what is measured and what measures; the directory it is in.
 fn build() -> Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(&cargo);
-    command.args(["build", "--quiet", "--release"]);
-    command.args(["--package", "xylem-benches", "--package", "xylem-dataplane", "--bins"]);
-    let status = command.status().context("cannot run cargo")?;
-    ensure!(status.success(), "the build failed");
-    let output = Command::new(&cargo)
-        .args(["metadata", "--format-version", "1", "--no-deps"])
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cannot run cargo")?;
-    ensure!(output.status.success(), "cargo metadata failed");
-    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-    let target =
-        metadata["target_directory"].as_str().context("cargo names no target directory")?;
-    Ok(PathBuf::from(target).join("release"))
-}
-
-/// Installs a Debian package when its program is not there.
-fn install(program: &str, package: &str) -> Result<()> {
-    let silent = |command: &mut Command| {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status()
-    };
-    // Whether the program likes its argument is of no interest, only whether it starts.
-    if silent(Command::new(program).arg("--version")).is_ok() {
-        return Ok(());
-    }
-    eprintln!("installing the Debian package {package}");
-    let status = Command::new("apt-get")
-        .args(["install", "--yes", "--no-install-recommends", package])
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .stdout(Stdio::null())
-        .status();
-    match status {
-        Ok(status) if status.success() => Ok(()),
-        _ => bail!("{program} is missing and could not be installed: apt-get install {package}"),
-    }
+    let mut cargo = run::cargo();
+    cargo.args(["build", "--quiet", "--release", "--bins"]);
+    cargo.args(["--package", "xylem-benches", "--package", "xylem-dataplane"]);
+    run::show(&mut cargo)?;
+    Ok(run::target_dir()?.join("release"))
 }

@@ -1,6 +1,5 @@
 //! Builds the binaries and finds them; starts nothing.
 
-use std::env;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -23,7 +22,7 @@ pub(crate) struct Binaries {
 /// Builds every binary and, where a toolchain for it is there or can be installed, the kernel
 /// object. Without the object everything works but the kernel's own counts, and that is said.
 pub(crate) fn all(release: bool) -> Result<Binaries> {
-    let mut cargo = run::command(env::var("CARGO").as_deref().unwrap_or("cargo"));
+    let mut cargo = run::cargo();
     cargo.args(["build", "--quiet", "--bins", "-p", "xylem-dataplane", "-p", "xylem-control"]);
     if release {
         cargo.arg("--release");

@@ -1,5 +1,6 @@
 //! `cargo xtask`: reads the command line and calls the module that does the work; does none itself.
 
+mod bench;
 mod build;
 mod cluster;
 mod demo;
@@ -46,6 +47,8 @@ enum Command {
     LabTest(labtest::Options),
     /// Many relays in a seeded simulation
     Sim(sim::Options),
+    /// Measure our relay beside other ways to relay
+    Bench(bench::Args),
     /// Remove what a killed or kept lab has left: processes, namespaces, cgroups, directories
     Clean,
     /// Hold a lab until killed: a test kills it
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Command::LabTest(options) => labtest::run(&options),
         Command::Sim(options) => sim::run(&options),
         Command::LabHold => labtest::links::hold(),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Clean => lab::clean::all(),
     };
     match done {

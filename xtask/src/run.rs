@@ -92,6 +92,11 @@ pub(crate) fn command(program: &str) -> Command {
     command
 }
 
+/// The cargo that runs us.
+pub(crate) fn cargo() -> Command {
+    command(std::env::var("CARGO").as_deref().unwrap_or("cargo"))
+}
+
 /// Whether a program of that name is on the path or in the usual system directories.
 pub(crate) fn has(program: &str) -> bool {
     let path = std::env::var("PATH").unwrap_or_default();

@@ -1,7 +1,5 @@
 //! Hands the seeds to the simulator of `benches`; simulates nothing itself.
 
-use std::env;
-
 use anyhow::Result;
 use clap::Args;
 
@@ -20,7 +18,7 @@ pub(crate) struct Options {
 
 /// Builds the simulator in release and runs it; fails with the command of the first bad seed.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let mut cargo = run::command(env::var("CARGO").as_deref().unwrap_or("cargo"));
+    let mut cargo = run::cargo();
     cargo.args(["run", "--quiet", "--release", "-p", "xylem-benches", "--bin", "sim", "--"]);
     match options.seed {
         Some(seed) => cargo.args(["--seed", &seed.to_string()]),

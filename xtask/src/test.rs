@@ -44,11 +44,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Ok(())
     };
     step("tidy", &mut || one(tidy::run()))?;
-    step("fmt", &mut || one(run::show(cargo().args(["fmt", "--all", "--check"]))))?;
+    step("fmt", &mut || one(run::show(run::cargo().args(["fmt", "--all", "--check"]))))?;
     let clippy = ["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"];
-    step("clippy", &mut || one(run::show(cargo().args(clippy))))?;
+    step("clippy", &mut || one(run::show(run::cargo().args(clippy))))?;
     step("kernel programs", &mut programs)?;
-    step("unit and property tests", &mut || counted(cargo().args(["test", "--workspace"])))?;
+    step("unit and property tests", &mut || counted(run::cargo().args(["test", "--workspace"])))?;
     let simulate = sim::Options { seeds: options.seeds, seed: None };
     step("simulation", &mut || one(sim::run(&simulate)))?;
     if !options.no_lab {
@@ -61,10 +61,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         bail!("{} skipped, and in CI nothing may be", all.skipped);
     }
     Ok(())
-}
-
-fn cargo() -> Command {
-    run::command(env::var("CARGO").as_deref().unwrap_or("cargo"))
 }
 
 /// Builds the kernel programs, which some tests load; a machine that cannot is one test short.
