@@ -1,5 +1,6 @@
-//! The cold half: everything that is not a blob's body. One thread, one runtime; takes the ring thread's messages,
-//! answers them, and talks to the registry, to control and to the store. Moves no block but those out of TLS.
+//! The cold half: everything that is not a blob's body. One thread, one runtime; takes the ring
+//! thread's messages, answers them, and talks to the registry, to control and to the store. Moves
+//! no block but those out of TLS.
 
 mod answers;
 mod control;
@@ -67,7 +68,7 @@ pub struct Settings {
 pub enum AgentError {
     /// No io_uring for the runtime.
     #[error(
-        "cannot start the runtime; is io_uring forbidden here (sysctl kernel.io_uring_disabled, seccomp)?"
+        "cannot start the runtime; is io_uring forbidden here (kernel.io_uring_disabled, seccomp)?"
     )]
     Runtime(#[source] std::io::Error),
     /// No signals, or no bell.

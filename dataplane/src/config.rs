@@ -1,4 +1,5 @@
-//! What the operator sets: flags, and a TOML file with the same keys. Read once, checked whole, then never changed.
+//! What the operator sets: flags, and a TOML file with the same keys. Read once, checked whole,
+//! then never changed.
 
 use crate::probes::ProbeMode;
 use std::fs;
@@ -25,7 +26,7 @@ pub enum ConfigError {
     #[error("configuration {} is longer than {CONFIG_FILE_MAX} bytes", .0.display())]
     Long(PathBuf),
     /// The file says what nobody understands.
-    #[error("configuration {}{}: {message}", path.display(), line.map_or(String::new(), |n| format!(" line {n}")))]
+    #[error("configuration {}{place}: {message}", path.display(), place = place(*line))]
     Syntax {
         /// Which.
         path: PathBuf,
@@ -52,6 +53,10 @@ pub enum ConfigError {
         /// What it is for.
         why: &'static str,
     },
+}
+
+fn place(line: Option<usize>) -> String {
+    line.map_or(String::new(), |line| format!(" line {line}"))
 }
 
 /// Whether blobs are hashed.
@@ -196,7 +201,8 @@ impl Options {
     /// Checks everything and fills in the defaults.
     ///
     /// # Errors
-    /// [`ConfigError::Value`] or [`ConfigError::Missing`], for the first setting that cannot be used.
+    /// [`ConfigError::Value`] or [`ConfigError::Missing`], for the first setting that cannot be
+    /// used.
     pub fn check(self) -> Result<Config, ConfigError> {
         let node = self.node.ok_or(ConfigError::Missing {
             key: "node",

@@ -1,4 +1,5 @@
-//! A map with a bound: what was longest not used goes first. For the small tables of the cold half, not for blocks.
+//! A map with a bound: what was longest not used goes first. For the small tables of the cold half,
+//! not for blocks.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
@@ -35,7 +36,8 @@ impl<K: Clone + Eq + Hash, V> Lru<K, V> {
         self.entries.get(key).map(|(_, value)| value)
     }
 
-    /// Puts a value in. Returns what had to go for it: another key's entry, or this key's earlier value.
+    /// Puts a value in. Returns what had to go for it: another key's entry, or this key's earlier
+    /// value.
     pub fn insert(&mut self, key: K, value: V) -> Option<(K, V)> {
         let earlier = self.remove(&key).map(|value| (key.clone(), value));
         let gone = if self.entries.len() == self.entries_max { self.pop() } else { None };

@@ -1,5 +1,6 @@
-//! Where images come from when no peer has them: a registry, or an OCI layout in a directory. Manifests and tags come
-//! through here whole; blobs only as the address to fetch them from, or as a stream when they are inside TLS.
+//! Where images come from when no peer has them: a registry, or an OCI layout in a directory.
+//! Manifests and tags come through here whole; blobs only as the address to fetch them from, or as
+//! a stream when they are inside TLS.
 
 mod document;
 mod error;
@@ -124,7 +125,8 @@ impl Origin {
         }
     }
 
-    /// What a tag names now. `accept` is the client's, and decides in which form old registries answer.
+    /// What a tag names now. `accept` is the client's, and decides in which form old registries
+    /// answer.
     ///
     /// # Errors
     /// [`OriginError`].

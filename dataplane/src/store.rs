@@ -1,5 +1,6 @@
-//! Where blobs lie on disk: which are complete, which are partial and how far, commit and restart. Blocking calls; the
-//! agent makes them off its runtime. Writing a blob's bytes is not here but in the ring.
+//! Where blobs lie on disk: which are complete, which are partial and how far, commit and restart.
+//! Blocking calls; the agent makes them off its runtime. Writing a blob's bytes is not here but in
+//! the ring.
 //!
 //! ```text
 //! DIR/ingest                held locked by the one daemon that uses the store
@@ -29,7 +30,7 @@ use crate::link::Resume;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Another process has it.
-    #[error("store {path} is in use by another xylemd; give each its own --store", path = .0.display())]
+    #[error("store {} is in use by another xylemd; give each its own --store", .0.display())]
     Locked(PathBuf),
     /// It cannot be used at all.
     #[error("cannot use store {path}{remedy}", path = .path.display(), remedy = remedy(.source))]
@@ -197,7 +198,8 @@ impl Store {
         }
     }
 
-    /// Opens a blob to be fetched, and finds out how much of it is here. Reads and hashes all of that.
+    /// Opens a blob to be fetched, and finds out how much of it is here. Reads and hashes all of
+    /// that.
     ///
     /// # Errors
     /// [`StoreError::Io`].
@@ -263,7 +265,8 @@ impl Store {
         open().map_err(|source| StoreError::Io { action: "create", path: path.clone(), source })
     }
 
-    /// Makes a blob whose bytes are all written and verified complete: cut to size, made durable, renamed.
+    /// Makes a blob whose bytes are all written and verified complete: cut to size, made durable,
+    /// renamed.
     ///
     /// # Errors
     /// [`StoreError::Io`].
@@ -328,7 +331,8 @@ impl Store {
     /// Reads a whole small blob; `None` if it is not here or larger than `max_bytes`.
     ///
     /// # Errors
-    /// [`StoreError::Io`]; [`StoreError::Digest`] when the disk has changed it (it is then forgotten).
+    /// [`StoreError::Io`]; [`StoreError::Digest`] when the disk has changed it (it is then
+    /// forgotten).
     pub fn read(&self, digest: &Digest, max_bytes: u32) -> Result<Option<Vec<u8>>, StoreError> {
         let Some(size) = self.size_of(digest).filter(|&size| size <= u64::from(max_bytes)) else {
             return Ok(None);
@@ -364,7 +368,8 @@ impl Store {
         self.index().bytes
     }
 
-    /// Bytes that an unprivileged process can still write to the store's file system; 0 when not known.
+    /// Bytes that an unprivileged process can still write to the store's file system; 0 when not
+    /// known.
     pub fn free_bytes(&self) -> u64 {
         rustix::fs::statvfs(&self.0.blobs).map_or(0, |fs| fs.f_bavail * fs.f_frsize)
     }
@@ -383,7 +388,8 @@ impl Store {
     }
 
     fn index(&self) -> std::sync::MutexGuard<'_, Index> {
-        // The index is whole between any two statements of ours: a panic elsewhere does not spoil it.
+        // The index is whole between any two statements of ours: a panic elsewhere does not spoil
+        // it.
         self.0.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -398,7 +404,8 @@ pub fn open_complete(path: &Path) -> io::Result<Complete> {
     Ok(Complete { file: file.into(), size, direct })
 }
 
-/// Opens with `O_DIRECT`; without it where the file system refuses (older tmpfs, some network file systems).
+/// Opens with `O_DIRECT`; without it where the file system refuses (older tmpfs, some network file
+/// systems).
 fn open_direct(options: &mut OpenOptions, path: &Path) -> io::Result<(File, bool)> {
     match options.clone().custom_flags(libc::O_DIRECT).open(path) {
         Err(error) if error.kind() == ErrorKind::InvalidInput => {

@@ -1,4 +1,5 @@
-//! Answers to requests that are not for a blob's body: the distribution API's small half and the node's own API.
+//! Answers to requests that are not for a blob's body: the distribution API's small half and the
+//! node's own API.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -71,7 +72,8 @@ impl From<Manifest> for Reply {
     }
 }
 
-/// Whom to answer. Answers by itself if it is dropped: every ask is answered once, whatever happens to its task.
+/// Whom to answer. Answers by itself if it is dropped: every ask is answered once, whatever happens
+/// to its task.
 struct Pending {
     agent: Rc<Agent>,
     ticket: Ticket,

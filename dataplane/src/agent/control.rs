@@ -1,5 +1,5 @@
-//! The one stream to control: says who this node is and what it needs, hears its places. Everything else goes on
-//! when it is down.
+//! The one stream to control: says who this node is and what it needs, hears its places. Everything
+//! else goes on when it is down.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -65,7 +65,8 @@ impl ControlLink {
         self.connected.get()
     }
 
-    /// Sends while there is a link. Without one the message is not needed: the next link begins with everything.
+    /// Sends while there is a link. Without one the message is not needed: the next link begins
+    /// with everything.
     pub(super) fn send(&self, message: Kind) {
         if !self.connected.get() {
             return;

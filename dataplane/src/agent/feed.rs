@@ -1,4 +1,5 @@
-//! Carries a blob out of TLS into the slots that the ring thread lends. Reads no further than there are slots.
+//! Carries a blob out of TLS into the slots that the ring thread lends. Reads no further than there
+//! are slots.
 
 use std::rc::Rc;
 
@@ -103,8 +104,8 @@ impl Tap {
         }
     }
 
-    /// Takes the next chunk; false if there is none yet and `wait` is not set. The end is an error here: nobody lends
-    /// a slot for bytes beyond the blob's size.
+    /// Takes the next chunk; false if there is none yet and `wait` is not set. The end is an error
+    /// here: nobody lends a slot for bytes beyond the blob's size.
     async fn refill(&mut self, wait: bool) -> Result<bool, Lost> {
         if let Some(error) = self.failed.take_if(|_| wait) {
             return Err(lost(error));

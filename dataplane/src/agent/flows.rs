@@ -1,5 +1,5 @@
-//! Blobs that are being fetched: who is asked next, what happens when a source is lost, and how a blob ends. The bytes
-//! are the ring thread's business.
+//! Blobs that are being fetched: who is asked next, what happens when a source is lost, and how a
+//! blob ends. The bytes are the ring thread's business.
 
 mod flow;
 mod source;
@@ -50,7 +50,8 @@ impl Agent {
         self.start(digest, ask, true, None);
     }
 
-    /// Fetches a blob into the store, without a reader. The outcome comes when it is committed, or never will be.
+    /// Fetches a blob into the store, without a reader. The outcome comes when it is committed, or
+    /// never will be.
     pub(super) fn fetch(
         self: &Rc<Self>,
         digest: Digest,
@@ -98,7 +99,8 @@ impl Agent {
         });
     }
 
-    /// Looks whether the blob is here; else opens its file and starts the ring thread on its first source.
+    /// Looks whether the blob is here; else opens its file and starts the ring thread on its first
+    /// source.
     async fn begin(self: &Rc<Self>, digest: Digest, serial: u64) -> Result<(), Refusal> {
         if let Origin::Layout(layout) = &self.origin
             && let Ok(complete) = layout.blob(&digest).await
@@ -233,7 +235,8 @@ impl Agent {
         self.feed_if_cold(digest, serial, chosen);
     }
 
-    /// All bytes came and are not the blob: once more from the registry, which is the only one to be believed.
+    /// All bytes came and are not the blob: once more from the registry, which is the only one to
+    /// be believed.
     pub(super) fn mismatch(self: &Rc<Self>, digest: Digest, attempt: Attempt, actual: Digest) {
         let found = self.flows.with(&digest, |flow| {
             if !flow.lose(attempt, 0) {
@@ -306,12 +309,12 @@ impl Agent {
 
     fn store_refusal(&self, error: &StoreError) -> Refusal {
         let message = chain(error);
-        warn!(error = message, "store");
         self.metrics.error("store");
         Refusal { status: 507, code: "UNKNOWN", message }
     }
 
-    /// The blob cannot be had. The flow is there until its file is gone, so that a new one does not meet the old file.
+    /// The blob cannot be had. The flow is there until its file is gone, so that a new one does not
+    /// meet the old file.
     fn refuse(self: &Rc<Self>, digest: Digest, serial: u64, refusal: Refusal) {
         let at = self.flows.with_serial(&digest, serial, |flow| {
             flow.ending = true;

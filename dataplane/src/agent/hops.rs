@@ -1,4 +1,5 @@
-//! The one place where the ring thread's samples and the kernel's counters come in and hop reports go out.
+//! The one place where the ring thread's samples and the kernel's counters come in and hop reports
+//! go out.
 
 use std::cell::RefCell;
 

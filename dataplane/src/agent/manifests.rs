@@ -1,5 +1,5 @@
-//! Manifests and tags for whoever asks: from memory, the store, the parent, the registry, in this order; each fetched
-//! once however many ask.
+//! Manifests and tags for whoever asks: from memory, the store, the parent, the registry, in this
+//! order; each fetched once however many ask.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -170,7 +170,8 @@ impl Agent {
                 match self.peers.manifest(&peer.node, peer.address, &request).await {
                     Ok(manifest) => return Ok(manifest),
                     Err(error) => {
-                        debug!(digest = %ask.digest, error = crate::origin::chain(&error), "manifest of a peer");
+                        let told = crate::origin::chain(&error);
+                        debug!(digest = %ask.digest, error = told, "manifest of a peer");
                         last = Some(error);
                     }
                 }

@@ -12,8 +12,8 @@ use crate::link::{Outbox, ToHot};
 /// Wait before a full queue is tried again: the ring thread empties it once a turn.
 const RETRY: Duration = Duration::from_millis(1);
 
-/// The outbox, and what does not fit in at the moment. The latter is bounded by what the ring thread has asked for:
-/// one answer for each of its pending requests and flows.
+/// The outbox, and what does not fit in at the moment. The latter is bounded by what the ring
+/// thread has asked for: one answer for each of its pending requests and flows.
 #[derive(Debug)]
 pub(super) struct Post {
     outbox: Outbox<ToHot>,

@@ -169,7 +169,8 @@ impl Trees {
         self.changed.notify_waiters();
     }
 
-    /// The places to claim at a control process that may be new, and the trees to join there. Epochs start anew.
+    /// The places to claim at a control process that may be new, and the trees to join there.
+    /// Epochs start anew.
     pub(super) fn rejoin(
         &self,
         held_bytes: impl Fn(&Digest) -> u64,

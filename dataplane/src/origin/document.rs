@@ -1,4 +1,5 @@
-//! What stands in a manifest or an index, as far as a node needs it: blobs, sizes, platforms. Not a validator.
+//! What stands in a manifest or an index, as far as a node needs it: blobs, sizes, platforms. Not a
+//! validator.
 
 use std::fmt;
 
@@ -98,7 +99,8 @@ struct Raw {
 }
 
 impl Document {
-    /// Reads one; `None` if it is neither, names a blob by another algorithm, or is beyond the limits.
+    /// Reads one; `None` if it is neither, names a blob by another algorithm, or is beyond the
+    /// limits.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let raw: Raw = serde_json::from_slice(bytes).ok()?;
         if let Some(manifests) = raw.manifests {
@@ -122,7 +124,8 @@ impl Document {
         blobs.map(descriptor).collect::<Option<_>>().map(Self::Image)
     }
 
-    /// The image for a platform; of several, the first. A wanted variant must be the same, else any will do.
+    /// The image for a platform; of several, the first. A wanted variant must be the same, else any
+    /// will do.
     pub fn select(&self, wanted: &Platform) -> Option<&Descriptor> {
         let Self::Index(manifests) = self else { return None };
         let fits = |platform: &Option<Platform>| {
@@ -145,7 +148,8 @@ fn descriptor(raw: RawDescriptor) -> Option<Descriptor> {
     })
 }
 
-/// The type of a manifest whose `Content-Type` was not kept: what it says itself, else what its fields say.
+/// The type of a manifest whose `Content-Type` was not kept: what it says itself, else what its
+/// fields say.
 pub fn media_type_of(bytes: &[u8]) -> String {
     match serde_json::from_slice::<Raw>(bytes) {
         Ok(raw) if !raw.media_type.is_empty() => raw.media_type,
@@ -171,7 +175,8 @@ mod tests {
     #[test]
     fn an_image_lists_its_configuration_first() {
         let json = format!(
-            r#"{{"schemaVersion":2,"config":{{"digest":"{}","size":3}},"layers":[{{"digest":"{}","size":4,"mediaType":"x"}}]}}"#,
+            r#"{{"config":{{"digest":"{}","size":3}},
+            "layers":[{{"digest":"{}","size":4,"mediaType":"x"}}]}}"#,
             zeros('1'),
             zeros('2')
         );
@@ -184,7 +189,8 @@ mod tests {
     fn a_platform_is_found_in_an_index() {
         let json = format!(
             r#"{{"mediaType":"m","manifests":[{{"digest":"{}","size":1}},
-            {{"digest":"{}","size":2,"platform":{{"os":"linux","architecture":"arm64","variant":"v8"}}}}]}}"#,
+            {{"digest":"{}","size":2,
+            "platform":{{"os":"linux","architecture":"arm64","variant":"v8"}}}}]}}"#,
             zeros('1'),
             zeros('2')
         );

@@ -129,7 +129,8 @@ impl OriginError {
         }
     }
 
-    /// Error code of the distribution specification; `unknown` is the one for a thing that is not there.
+    /// Error code of the distribution specification; `unknown` is the one for a thing that is not
+    /// there.
     pub const fn code(&self, unknown: &'static str) -> &'static str {
         match self.status() {
             404 => unknown,

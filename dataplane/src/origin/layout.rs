@@ -1,4 +1,5 @@
-//! An OCI layout in a directory as upstream: the embedded registry. Reads only; children verify what they get.
+//! An OCI layout in a directory as upstream: the embedded registry. Reads only; children verify
+//! what they get.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -36,7 +37,8 @@ struct Entry {
 }
 
 impl Entry {
-    /// Its tag: the annotation, or what stands behind the last colon when a tool wrote the whole name there.
+    /// Its tag: the annotation, or what stands behind the last colon when a tool wrote the whole
+    /// name there.
     fn tag(&self) -> Option<&str> {
         let name = self.annotations.get(REF_NAME)?;
         Some(name.rsplit_once(':').map_or(name.as_str(), |(_, tag)| tag))

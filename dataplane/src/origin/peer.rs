@@ -33,7 +33,8 @@ impl PeerRequest {
         let Self { repository, digest, image, node, path } = self;
         let path = path.join(",");
         format!(
-            "GET /v2/{repository}/blobs/{digest} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: {USER_AGENT}\r\n\
+            "GET /v2/{repository}/blobs/{digest} HTTP/1.1\r\nHost: {address}\r\n\
+             User-Agent: {USER_AGENT}\r\n\
              {HEADER_NODE}: {node}\r\n{HEADER_IMAGE}: {image}\r\n{HEADER_PATH}: {path}\r\n"
         )
         .into_bytes()

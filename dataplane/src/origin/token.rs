@@ -1,4 +1,5 @@
-//! Anonymous bearer tokens: the challenge in a 401, the token service's answer. No credentials are ever sent.
+//! Anonymous bearer tokens: the challenge in a 401, the token service's answer. No credentials are
+//! ever sent.
 
 use std::time::{Duration, Instant};
 
@@ -59,7 +60,8 @@ impl std::fmt::Debug for Token {
 }
 
 impl Token {
-    /// From the service's answer; `None` if there is no token in it that could stand in a header line.
+    /// From the service's answer; `None` if there is no token in it that could stand in a header
+    /// line.
     pub(super) fn new(answer: TokenAnswer) -> Option<Self> {
         let text = answer.token.or(answer.access_token)?;
         // Default of the token specification; a part of the life is kept in reserve.
@@ -80,8 +82,9 @@ mod tests {
 
     #[test]
     fn challenges() {
-        let header = r#"Bearer realm="https://a/t?x=1,2",service="r.example",scope="repository:a/b:pull,push""#;
-        let challenge = Challenge::parse(header).unwrap();
+        let header = r#"Bearer realm="https://a/t?x=1,2",service="r.example","#;
+        let header = format!(r#"{header}scope="repository:a/b:pull,push""#);
+        let challenge = Challenge::parse(&header).unwrap();
         assert_eq!(challenge.realm, "https://a/t?x=1,2");
         assert_eq!(challenge.service.as_deref(), Some("r.example"));
         assert_eq!(challenge.scope.as_deref(), Some("repository:a/b:pull,push"));

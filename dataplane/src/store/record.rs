@@ -1,5 +1,5 @@
-//! The record beside a partial blob: which units are in the file and the CRC32C of each. A hint, never trusted: a
-//! resumption reads the units again and compares.
+//! The record beside a partial blob: which units are in the file and the CRC32C of each. A hint,
+//! never trusted: a resumption reads the units again and compares.
 //!
 //! ```text
 //! 0   "XYLEMUNI"            magic
@@ -8,7 +8,8 @@
 //! 24  for each unit, in order: mark u32 (1: here) | CRC32C u32       all little-endian
 //! ```
 //!
-//! Each unit has its place, so units may come in any order: what was not written reads as zeros, which is a hole.
+//! Each unit has its place, so units may come in any order: what was not written reads as zeros,
+//! which is a hole.
 
 use std::fs::File;
 use std::io::Read;

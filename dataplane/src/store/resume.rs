@@ -1,5 +1,5 @@
-//! Finds out how much of a partial blob can be kept: reads its units again, compares them with the record and hashes
-//! them. Does not repair.
+//! Finds out how much of a partial blob can be kept: reads its units again, compares them with the
+//! record and hashes them. Does not repair.
 
 use std::fs::File;
 use std::io;
@@ -11,8 +11,8 @@ use xylem_protocol::limits::UNIT_BYTES;
 use super::record::Record;
 use crate::link::Resume;
 
-/// The longest prefix of whole units that are as recorded; the blob's last, shorter unit counts when it is among them.
-/// `None` when nothing can be kept.
+/// The longest prefix of whole units that are as recorded; the blob's last, shorter unit counts
+/// when it is among them. `None` when nothing can be kept.
 pub(super) fn verify(file: &File, record: &Record) -> io::Result<Option<Resume>> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; UNIT_BYTES as usize];

@@ -136,7 +136,8 @@ impl Flow {
         true
     }
 
-    /// The ring thread has given it up by itself: only readers that come from now on are to be told.
+    /// The ring thread has given it up by itself: only readers that come from now on are to be
+    /// told.
     pub(super) fn over_for_ring(&mut self) {
         self.started = false;
         self.wanted = false;

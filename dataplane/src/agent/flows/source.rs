@@ -1,4 +1,5 @@
-//! Whom to ask for a blob next: parent, alternatives, registry. Each peer once; the registry a few times.
+//! Whom to ask for a blob next: parent, alternatives, registry. Each peer once; the registry a few
+//! times.
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! The agent's surroundings, made of paper: a hot half that only takes and gives messages, a registry that says what
-//! the test wants, a control process that assigns.
+//! The agent's surroundings, made of paper: a hot half that only takes and gives messages, a
+//! registry that says what the test wants, a control process that assigns.
 
 use std::cell::Cell;
 use std::io::{Read, Write};
@@ -169,6 +169,9 @@ pub(super) struct Bench {
     _dir: tempfile::TempDir,
 }
 
+/// What is done with a store before its agent starts.
+type Fill = Box<dyn FnOnce(&Store)>;
+
 /// How a bench's agent is set up.
 #[derive(Default)]
 pub(super) struct Setup {
@@ -176,7 +179,7 @@ pub(super) struct Setup {
     pub(super) ca: Option<PathBuf>,
     pub(super) control: Option<SocketAddr>,
     /// Fills the store before the agent opens it.
-    pub(super) fill: Option<Box<dyn FnOnce(&Store)>>,
+    pub(super) fill: Option<Fill>,
 }
 
 impl Setup {
