@@ -1,6 +1,7 @@
-//! The `xylemd` command: reads the settings, opens what the daemon needs, and starts its two halves.
+//! The `xylemd` command: reads the settings, opens what the daemon needs, and starts its two
+//! halves.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -23,7 +24,8 @@ use xylem_dataplane::store::Store;
 /// Exit code for misuse: flags or settings that cannot be.
 const MISUSE: u8 = 2;
 
-/// Node daemon of Xylem: serves container images to this machine and to the nodes below it in the tree
+/// Node daemon of Xylem: serves container images to this machine and to the nodes below it in the
+/// tree
 #[derive(Debug, Parser)]
 #[command(name = "xylemd", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -71,7 +73,11 @@ fn settings(cli: Cli) -> Result<Config> {
     let filter = options.log.as_deref().unwrap_or("warn");
     let filter =
         EnvFilter::try_new(filter).with_context(|| format!("--log {filter:?} is no filter"))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
     Ok(options.check()?)
 }
 

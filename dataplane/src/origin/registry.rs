@@ -1,4 +1,5 @@
-//! A client of one registry, over HTTP or TLS: manifests, tags, anonymous tokens, and where blobs are.
+//! A client of one registry, over HTTP or TLS: manifests, tags, anonymous tokens, and where blobs
+//! are.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -217,7 +218,8 @@ impl Registry {
         }
     }
 
-    /// A manifest by tag or digest, checked against the digest that was asked for or that the registry names.
+    /// A manifest by tag or digest, checked against the digest that was asked for or that the
+    /// registry names.
     ///
     /// # Errors
     /// [`OriginError`].
@@ -381,9 +383,11 @@ fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
     response.headers().get(name)?.to_str().ok()
 }
 
+/// A client that takes anything (curl) is given anything: registries would not understand it so.
 fn accept_headers(accept: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    let accept = if accept.is_empty() { ACCEPT_ALL } else { accept };
+    let anything = accept.is_empty() || accept.contains("*/*");
+    let accept = if anything { ACCEPT_ALL } else { accept };
     if let Ok(value) = accept.parse() {
         headers.insert(ACCEPT, value);
     }
@@ -398,7 +402,8 @@ fn plain_head(url: &Url, token: Option<&str>) -> Vec<u8> {
     let authorization =
         token.map_or(String::new(), |token| format!("Authorization: Bearer {token}\r\n"));
     format!(
-        "GET {}{query} HTTP/1.1\r\nHost: {host}{port}\r\nUser-Agent: {USER_AGENT}\r\nAccept: */*\r\n{authorization}",
+        "GET {}{query} HTTP/1.1\r\nHost: {host}{port}\r\nUser-Agent: {USER_AGENT}\r\n\
+         Accept: */*\r\n{authorization}",
         url.path()
     )
     .into_bytes()
