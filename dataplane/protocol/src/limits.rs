@@ -112,6 +112,11 @@ pub const TICK_MS: u64 = 25;
 /// How long a request waits for control to name a parent before it goes on with the registry, ms.
 pub const JOIN_WAIT_MS: u64 = 250;
 
+/// How long a peer that could not be connected to is not asked for further blobs, ms. Longer than a
+/// connection attempt, so that a dead parent costs that once and not for every blob; short, because
+/// control names another one within seconds.
+pub const PEER_AVOID_MS: u64 = 2_000;
+
 /// Most trees that a node remembers; the one longest not asked for is left.
 pub const TREES_MAX: usize = 256;
 

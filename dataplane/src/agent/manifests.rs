@@ -164,7 +164,8 @@ impl Agent {
                 path,
             };
             for peer in self.trees.upstreams(image, &ask.repository).await.iter() {
-                if ask.path.iter().any(|node| **node == *peer.node) {
+                let waits_for_us = ask.path.iter().any(|node| **node == *peer.node);
+                if waits_for_us || !self.trees.is_usable(&peer.node) {
                     continue;
                 }
                 match self.peers.manifest(&peer.node, peer.address, &request).await {

@@ -9,7 +9,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
-use xylem_protocol::limits::{BLOB_IMAGES_MAX, JOIN_WAIT_MS, TREES_MAX, UPSTREAMS_MAX};
+use xylem_protocol::limits::{
+    BLOB_IMAGES_MAX, JOIN_WAIT_MS, PEER_AVOID_MS, TREES_MAX, UPSTREAMS_MAX,
+};
 use xylem_protocol::names::check_node;
 use xylem_protocol::{Digest, pb};
 
@@ -54,6 +56,8 @@ pub(super) struct Trees {
     /// Image of each blob that a manifest has named.
     blobs: RefCell<Lru<Digest, Digest>>,
     changed: Notify,
+    /// Nodes that could not be connected to, and until when they are not asked again.
+    avoided: RefCell<Lru<Arc<str>, Instant>>,
 }
 
 impl Trees {
@@ -64,6 +68,7 @@ impl Trees {
             trees: RefCell::new(Lru::new(TREES_MAX)),
             blobs: RefCell::new(Lru::new(BLOB_IMAGES_MAX)),
             changed: Notify::new(),
+            avoided: RefCell::new(Lru::new(UPSTREAMS_MAX * TREES_MAX)),
         }
     }
 
@@ -105,6 +110,17 @@ impl Trees {
         let mut trees = self.trees.borrow_mut();
         let known = trees.get(image).and_then(|tree| tree.upstreams.clone());
         known.unwrap_or_else(|| Rc::from([]))
+    }
+
+    /// A node could not be connected to: others are asked for a while.
+    pub(super) fn avoid(&self, node: &Arc<str>) {
+        let until = Instant::now() + Duration::from_millis(PEER_AVOID_MS);
+        self.avoided.borrow_mut().insert(node.clone(), until);
+    }
+
+    /// Whether a node is worth asking.
+    pub(super) fn is_usable(&self, node: &Arc<str>) -> bool {
+        self.avoided.borrow().peek(node).is_none_or(|until| Instant::now() >= *until)
     }
 
     /// Tells control of an interest in an image, once.

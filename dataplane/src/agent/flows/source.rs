@@ -74,8 +74,8 @@ impl Agent {
         if let Some(image) = flow.ask.image.filter(|_| !flow.registry_only) {
             let upstreams = self.trees.known_upstreams(&image);
             let is_new = |up: &&Upstream| {
-                !flow.tried.contains(&up.node)
-                    && !flow.ask.path.iter().any(|node| **node == *up.node)
+                let waits_for_us = flow.ask.path.iter().any(|node| **node == *up.node);
+                !waits_for_us && !flow.tried.contains(&up.node) && self.trees.is_usable(&up.node)
             };
             if let Some(upstream) = upstreams.iter().find(is_new) {
                 flow.tried.push(upstream.node.clone());
@@ -155,6 +155,9 @@ impl Agent {
             let refusal = refusal_of(&upstream, &digest, &cause);
             debug!(%digest, at = flow.at, error = refusal.message, "source lost");
             flow.cause = Some(refusal.clone());
+            if matches!(cause, Lost::Connect(_)) {
+                self.trees.avoid(&upstream);
+            }
             let no_ranges = matches!(cause, Lost::Range) && &*upstream == REGISTRY;
             if no_ranges {
                 // What is here cannot be continued: the next request starts at the first byte.

@@ -241,6 +241,10 @@ fn parents_come_before_the_registry() {
         assert!(
             matches!(&joined, pb::node_message::Kind::Join(join) if join.image == image.to_string())
         );
+        // What cannot be connected to costs that once.
+        let second = digest(b"z");
+        bench.want(second, &format!("Xylem-Image: {image}\r\n"));
+        assert_eq!(plain(fetched(bench).await).0, "n2");
         // Somebody on the way is not asked: it waits for us.
         let other = digest(b"y");
         bench.want(other, &format!("Xylem-Image: {image}\r\nXylem-Path: n1\r\n"));
