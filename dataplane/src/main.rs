@@ -92,6 +92,7 @@ fn serve(config: Config) -> Result<()> {
     let (hot, cold) = link::pair().context("cannot make an event descriptor")?;
     let hot_settings = driver::Settings {
         memory_bytes: config.memory_bytes,
+        node: config.node.clone(),
         verify: config.verify == Verify::Sha256,
     };
     let (ring, memory_bytes) = start_ring(hot_settings, listener, hot, cold.bell.clone())?;

@@ -165,6 +165,17 @@ fn bad_heads_get_their_status_and_a_closed_connection() {
 }
 
 #[test]
+fn a_request_that_has_passed_this_node_does_not_wait_for_it() {
+    let data = Arc::new(noise(MIB, 6));
+    let digest = digest_of(&data);
+    let node = Node::start(4 << 20);
+    let _waiting = node.get(&digest, "");
+    node.hear_want();
+    let looped = node.get(&digest, "Xylem-Path: n1, n2\r\n").join().unwrap();
+    assert_eq!(looped.status, 508);
+}
+
+#[test]
 fn an_empty_blob() {
     let data = Arc::new(Vec::new());
     let digest = digest_of(&data);

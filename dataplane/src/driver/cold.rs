@@ -7,7 +7,8 @@ use xylem_protocol::Digest;
 use xylem_protocol::http::error_body;
 
 use super::conns::State;
-use super::fetch::{Flow, Phase, Stage};
+use super::fetch::{Flow, Phase};
+use super::uplink::Stage;
 use super::{Driver, flow_token};
 use crate::link::{Attempt, Lost, Resume, Source, Ticket, ToHot};
 use crate::relay::{Event, FlowId};
@@ -205,7 +206,7 @@ impl Driver {
             return;
         };
         socket::shutdown(uplink.fd.as_fd());
-        let kind = match uplink.stage() {
+        let kind = match uplink.stage {
             Stage::Connecting => Kind::Connect,
             _ => return,
         };

@@ -216,6 +216,10 @@ impl Driver {
             let message = "too many blobs are being fetched; try again";
             return self.answer_error(index, 503, "TOOMANYREQUESTS", message);
         };
+        if request.path.contains(&self.settings.node) && !self.is_complete(flow) {
+            let message = "the request has passed this node already; ask the registry";
+            return self.answer_error(index, 508, "UNKNOWN", message);
+        }
         let known = self.flows.get(flow).and_then(|flow| flow.size);
         match known {
             Some(size) => self.answer_blob(index, flow, size, &request),
@@ -229,6 +233,10 @@ impl Driver {
                 }
             }
         }
+    }
+
+    fn is_complete(&self, flow: u16) -> bool {
+        self.flows.get(flow).is_some_and(|flow| flow.complete)
     }
 
     fn size_of(&self, digest: &Digest) -> Option<u64> {

@@ -1,20 +1,17 @@
 //! Upstream: how a flow gets from a source's address to bytes that flow. Connect, ask, look at the answer's head
 //! without taking the body's first bytes with it, then hand the socket to the relay's receives.
 
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use xylem_protocol::Digest;
 use xylem_protocol::http::{Request, ResponseHead};
-use xylem_protocol::limits::{
-    BLOB_MAX, CONNECT_MS, DIRECT_ALIGN, HEAD_MAX, IDLE_MS, IDLE_UPLINKS_MAX, PEER_ANSWER_MS,
-    REGISTRY_ANSWER_MS, STALL_MS,
-};
+use xylem_protocol::limits::{BLOB_MAX, CONNECT_MS, DIRECT_ALIGN, HEAD_MAX};
 
 use super::conns::State;
 use super::meter::Traffic;
+use super::uplink::{Stage, Uplink};
 use super::{Driver, flow_token};
 use crate::link::{Attempt, Lost, Source, ToCold};
 use crate::relay::{Event, FlowId};
@@ -30,57 +27,6 @@ pub(super) enum Phase {
     Open,
     /// The relay has forgotten it; operations are still in flight.
     Closing,
-}
-
-/// What an upstream connection is doing.
-#[derive(Debug)]
-pub(super) enum Stage {
-    Connecting,
-    Asking,
-    /// The head is looked at; it stays on the socket.
-    Peeking,
-    /// So many bytes of head are taken off; then the answer is this, or more of the head is to come.
-    Taking(Option<Box<ResponseHead>>),
-    /// The body flows, when the relay asks for it.
-    Receiving,
-}
-
-/// An upstream connection.
-#[derive(Debug)]
-pub(super) struct Uplink {
-    pub(super) fd: OwnedFd,
-    address: SocketAddr,
-    stage: Stage,
-    /// The head so far.
-    head: Vec<u8>,
-    keep_alive: bool,
-    /// Whether it has served a blob before: then its end before an answer is no fault.
-    reused: bool,
-    /// Bytes of the body to come.
-    left: u64,
-    /// Since when it is to bring something.
-    pub(super) since: Instant,
-    asked: Instant,
-    pub(super) traffic: Traffic,
-}
-
-/// A kept connection.
-#[derive(Debug)]
-pub(super) struct IdleUplink {
-    uplink: Uplink,
-    since: Instant,
-}
-
-impl Uplink {
-    pub(super) const fn stage(&self) -> &Stage {
-        &self.stage
-    }
-}
-
-impl IdleUplink {
-    pub(super) fn sample_if_moved(&mut self) -> Option<crate::hops::ConnSample> {
-        self.uplink.traffic.sample_if_moved(&self.uplink.fd)
-    }
 }
 
 /// A blob.
@@ -471,66 +417,6 @@ impl Driver {
         }
     }
 
-    /// Keeps a connection whose body is complete for the next blob.
-    fn keep_if_done(&mut self, index: u16) {
-        let Some(flow) = self.flows.get_mut(index) else { return };
-        let done = flow
-            .uplink
-            .as_ref()
-            .is_some_and(|uplink| matches!(uplink.stage, Stage::Receiving) && uplink.left == 0);
-        if !done {
-            return;
-        }
-        let Some(mut uplink) = self.flows.get_mut(index).and_then(|flow| flow.uplink.take()) else {
-            return;
-        };
-        if uplink.keep_alive {
-            if self.idle.len() >= IDLE_UPLINKS_MAX {
-                self.drop_idle();
-            }
-            self.idle.push_back(IdleUplink { uplink, since: self.now });
-        } else {
-            self.meter.close_uplink(&uplink.fd, &mut uplink.traffic);
-        }
-    }
-
-    fn drop_idle(&mut self) {
-        if let Some(mut idle) = self.idle.pop_front() {
-            self.meter.close_uplink(&idle.uplink.fd, &mut idle.uplink.traffic);
-        }
-    }
-
-    pub(super) fn sweep_idle(&mut self) {
-        let patience = Duration::from_millis(IDLE_MS / 2);
-        while self.idle.front().is_some_and(|idle| self.now - idle.since > patience) {
-            self.drop_idle();
-        }
-    }
-
-    /// A connection of an earlier blob may have been closed meanwhile: then a fresh one is tried, once.
-    fn lose_or_renew(&mut self, index: u16, cause: Lost) {
-        let reused = self
-            .flows
-            .get(index)
-            .and_then(|flow| flow.uplink.as_ref())
-            .is_some_and(|uplink| uplink.reused && uplink.head.is_empty());
-        if !reused {
-            return self.lose(index, cause);
-        }
-        self.drop_uplink(index);
-        // The others to the same place are likely gone as well.
-        while !self.idle.is_empty() {
-            self.drop_idle();
-        }
-        self.connect(index);
-    }
-
-    fn drop_uplink(&mut self, index: u16) {
-        if let Some(mut uplink) = self.flows.get_mut(index).and_then(|flow| flow.uplink.take()) {
-            self.meter.close_uplink(&uplink.fd, &mut uplink.traffic);
-        }
-    }
-
     /// The source is lost: the cold half names the next one.
     pub(super) fn lose(&mut self, index: u16, cause: Lost) {
         self.drop_uplink(index);
@@ -551,38 +437,5 @@ impl Driver {
             return;
         }
         self.tell(ToCold::Lost { digest, attempt, at, cause });
-    }
-
-    /// Ends connections that should bring something and do not.
-    pub(super) fn watch_uplinks(&mut self) {
-        for index in self.flows.indices() {
-            let Some(flow) = self.flows.get(index) else { continue };
-            let (Some(uplink), Some(Source::Http { registry, .. })) = (&flow.uplink, &flow.source)
-            else {
-                continue;
-            };
-            let answer = if *registry { REGISTRY_ANSWER_MS } else { PEER_ANSWER_MS };
-            let (kind, patience) = match uplink.stage {
-                Stage::Connecting => (Kind::Connect, CONNECT_MS),
-                Stage::Asking => (Kind::Request, answer),
-                Stage::Peeking => (Kind::ResponsePeek, answer),
-                Stage::Taking(_) => (Kind::ResponseTake, answer),
-                Stage::Receiving if self.relay.is_starved(FlowId(index)) => {
-                    // We do not read: it is not to blame.
-                    if let Some(uplink) =
-                        self.flows.get_mut(index).and_then(|flow| flow.uplink.as_mut())
-                    {
-                        uplink.since = self.now;
-                    }
-                    continue;
-                }
-                Stage::Receiving => (Kind::Receive, if *registry { answer } else { STALL_MS }),
-            };
-            if self.now - uplink.since > Duration::from_millis(patience) {
-                let token = flow_token(kind, &self.flows, index);
-                let slot = if kind == Kind::Receive { flow.receiving } else { Slot(0) };
-                self.ring.cancel(token.with_slot(slot));
-            }
-        }
     }
 }

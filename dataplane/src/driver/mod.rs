@@ -4,6 +4,7 @@
 //! ```text
 //! conns.rs   downstream: accept, read requests, answer, hand bodies to the relay
 //! fetch.rs   upstream: connect, ask, look at the answer, hand the body to the relay
+//! uplink.rs  upstream connections: kept, watched, given up
 //! act.rs     the relay's actions, one arm each
 //! cold.rs    messages of the cold half, one arm each
 //! hasher.rs  the hash thread
@@ -17,6 +18,7 @@ mod fetch;
 mod hasher;
 mod meter;
 mod table;
+mod uplink;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -32,16 +34,19 @@ use crate::relay::{Action, Event, Relay};
 use crate::ring::token::{Kind, Token};
 use crate::ring::{Completion, Ring, RingError};
 use conns::Conn;
-use fetch::{Flow, IdleUplink};
+use fetch::Flow;
 use hasher::Hasher;
 use meter::Meter;
 use table::Table;
+use uplink::IdleUplink;
 
 /// How the ring thread is set up.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Bytes of slots; `None`: 8 MiB, or 4 MiB where no more can be locked.
     pub memory_bytes: Option<u64>,
+    /// This node's name: a request that has passed it does not wait for it.
+    pub node: String,
     /// Whether blobs are hashed. Off only to measure what hashing costs: nothing is verified then.
     pub verify: bool,
 }

@@ -126,7 +126,11 @@ pub struct Node {
 
 impl Node {
     pub fn start(memory_bytes: u64) -> Self {
-        Self::start_with(Settings { memory_bytes: Some(memory_bytes), verify: true })
+        Self::start_with(Settings {
+            memory_bytes: Some(memory_bytes),
+            node: "n1".into(),
+            verify: true,
+        })
     }
 
     pub fn start_with(settings: Settings) -> Self {
