@@ -153,10 +153,11 @@ pub const PULL_BLOBS_MAX: usize = 4;
 /// Most pulls that run or are remembered.
 pub const PULLS_MAX: usize = 64;
 
-/// Shortest and longest wait before the link to control is tried again, ms.
+/// Shortest and longest wait before the link to control is tried again, ms. The longest one, with
+/// its jitter, is shorter than the two heartbeats in which a new control collects claims.
 pub const CONTROL_BACKOFF_MIN_MS: u64 = 100;
 /// See [`CONTROL_BACKOFF_MIN_MS`].
-pub const CONTROL_BACKOFF_MAX_MS: u64 = 3_000;
+pub const CONTROL_BACKOFF_MAX_MS: u64 = 1_000;
 
 /// Messages to control that may wait while its link is slow.
 pub const CONTROL_QUEUE_MAX: usize = 1024;
