@@ -173,7 +173,7 @@ fn wait_for_mid_blob(cluster: &mut Cluster, node: &str, image: &Image) -> Result
         let flow = flows.iter().find(|flow| flow["digest"] == digest)?;
         flow["received_bytes"].as_u64()
     };
-    let inside = |received: u64| received > bytes / 8;
+    let inside = |received: u64| received > bytes / 4;
     let status = cluster.wait_for_status(node, "the middle of a blob", PULL, |status| {
         received(status).is_some_and(inside)
     })?;

@@ -125,6 +125,6 @@ pub(super) fn missing_kernel_features(programs: &Binaries) -> Result<()> {
         let program = open.join("xylemd");
         fs::copy(daemon.get_program(), &program).context("cannot copy the daemon")?;
         limited.arg(program).args(daemon.get_args());
-        refused(cluster, &node, limited, 1, &["locked"])
+        refused(cluster, &node, limited, 1, &["cannot lock", "limit", "--memory"])
     })
 }

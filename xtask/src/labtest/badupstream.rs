@@ -36,7 +36,7 @@ pub(super) fn truncated(programs: &Binaries) -> Result<()> {
 /// A manifest beyond the bound is not read to its end.
 pub(super) fn oversized_manifest(programs: &Binaries) -> Result<()> {
     with_liar(programs, Fault::HugeManifest, |_, _, error| {
-        ensure!(error.contains("manifest"), "the error does not name the manifest: {error}");
+        ensure!(error.contains("larger than 4194304 bytes"), "the bound is not named: {error}");
         Ok(())
     })
 }

@@ -6,7 +6,7 @@ use super::{SLOW, finish, parent, wait_for_mid_blob};
 use crate::build::Binaries;
 
 /// At most this much of what was received may not have reached the disk.
-const LOST_BYTES_MAX: u64 = 2 << 20;
+const LOST_BYTES_MAX: u64 = 1 << 20;
 
 /// After the restart fewer bytes arrive than the image has: the partial blob is resumed.
 pub(super) fn in_mid_blob_resumes(programs: &Binaries) -> Result<()> {
