@@ -9,4 +9,5 @@ pub mod http;
 pub mod pattern;
 pub mod relay;
 pub mod serve;
+pub mod sim;
 pub mod sys;
