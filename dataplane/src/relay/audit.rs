@@ -1,7 +1,9 @@
-//! The rules of the game, stated a second time: looks on beside the relay and panics when it or its driver breaks one.
+//! The rules of the game, stated a second time: looks on beside the relay and panics when it or its
+//! driver breaks one.
 //!
-//! For tests and the simulator. It keeps a shadow of every slot, file and reader (which bytes of which blob lie where,
-//! as ranges, never the bytes) and shares no code with the relay: what both get wrong, they got wrong twice.
+//! For tests and the simulator. It keeps a shadow of every slot, file and reader (which bytes of
+//! which blob lie where, as ranges, never the bytes) and shares no code with the relay: what both
+//! get wrong, they got wrong twice.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -16,7 +18,8 @@ pub struct Audit {
     slots: Vec<Shadow>,
     flows: BTreeMap<FlowId, Blob>,
     readers: BTreeMap<ReaderId, Client>,
-    /// Counts the lives of flows, so that an id used again, or a blob begun again, is not taken for the former.
+    /// Counts the lives of flows, so that an id used again, or a blob begun again, is not taken for
+    /// the former.
     lives: u64,
     /// Bytes received, written and sent, for comparison with the relay's totals.
     counts: [u64; 3],

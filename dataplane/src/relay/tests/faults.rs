@@ -42,8 +42,8 @@ fn a_reader_of_a_wrong_blob_is_cut_at_once() {
     assert_eq!(model.ends[&ReaderId(2)], End::Done);
 }
 
-/// A stalled reader of a blob that is stored kept its slots, and another blob starved: only flows that are being
-/// fetched were asked to let go.
+/// A stalled reader of a blob that is stored kept its slots, and another blob starved: only flows
+/// that are being fetched were asked to let go.
 #[test]
 fn a_stalled_reader_of_a_stored_blob_starves_no_other_blob() {
     let mut model = Model::new(4);
@@ -58,7 +58,8 @@ fn a_stalled_reader_of_a_stored_blob_starves_no_other_blob() {
     model.finish_run();
 }
 
-/// A reader whose last send was asked to end, but had brought all, was done only when its client read on.
+/// A reader whose last send was asked to end, but had brought all, was done only when its client
+/// read on.
 #[test]
 fn a_cancelled_send_that_brought_everything_is_the_last() {
     let mut model = Model::new(4);
@@ -77,7 +78,8 @@ fn a_cancelled_send_that_brought_everything_is_the_last() {
     model.finish_run();
 }
 
-/// A blob that is whole in the file, but was never verified, asked its source for bytes behind its end.
+/// A blob that is whole in the file, but was never verified, asked its source for bytes behind its
+/// end.
 #[test]
 fn a_blob_resumed_at_its_end_needs_no_source() {
     let mut model = Model::new(4);

@@ -1,4 +1,5 @@
-//! Tests of the relay: directed ones that read like its documentation, and properties of random runs.
+//! Tests of the relay: directed ones that read like its documentation, and properties of random
+//! runs.
 
 mod faults;
 mod model;

@@ -1,7 +1,8 @@
-//! A driver without a world: keeps every operation that the relay has ordered until a test lets it end.
+//! A driver without a world: keeps every operation that the relay has ordered until a test lets it
+//! end.
 //!
-//! The test says which operation ends when, and how. After each event the relay checks itself, and the audit has looked
-//! at the event and at every action.
+//! The test says which operation ends when, and how. After each event the relay checks itself, and
+//! the audit has looked at the event and at every action.
 
 use std::collections::BTreeMap;
 
@@ -197,7 +198,8 @@ impl Model {
         self.apply(Event::Restart { flow });
     }
 
-    /// The source breaks; a receive in flight ends without bytes. The driver looks for another one at once.
+    /// The source breaks; a receive in flight ends without bytes. The driver looks for another one
+    /// at once.
     pub(super) fn lose_source(&mut self, flow: FlowId) {
         self.ops.retain(|op| !matches!(op, Op::Recv { flow: other, .. } if *other == flow));
         let blob = self.blob(flow);
@@ -282,7 +284,8 @@ impl Model {
         self.apply(Event::Finalized { flow, matches });
     }
 
-    /// Lets the operations end well that `which` picks, and those that follow from them, until there are none.
+    /// Lets the operations end well that `which` picks, and those that follow from them, until
+    /// there are none.
     pub(super) fn run(&mut self, which: impl Fn(&Op) -> bool) {
         for _ in 0..ROUNDS_MAX {
             let ready = |&index: &usize| which(&self.ops[index]) && self.can_end(index);
@@ -334,7 +337,8 @@ impl Model {
         panic!("does not come to rest: {:?}", self.ops);
     }
 
-    /// Everybody who is not stalled must have got everything; then all leave, and nothing may remain.
+    /// Everybody who is not stalled must have got everything; then all leave, and nothing may
+    /// remain.
     pub(super) fn finish_run(mut self) -> Self {
         self.settle();
         for (flow, blob) in &self.blobs {

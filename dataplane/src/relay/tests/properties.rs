@@ -1,4 +1,5 @@
-//! Random runs: whatever happens in whatever order, nothing wrong is sent or stored, and whoever can finish does.
+//! Random runs: whatever happens in whatever order, nothing wrong is sent or stored, and whoever
+//! can finish does.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
