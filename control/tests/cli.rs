@@ -240,6 +240,11 @@ registry
     let trees: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(trees["trees"][0]["nodes"][2]["node"], "c");
 
+    hops_as_reported(&url, &mut nodes[1]).await;
+    status_of_both(control, &url).await;
+}
+
+async fn hops_as_reported(url: &str, node: &mut Node) {
     let report = pb::HopReport {
         parent: "a".into(),
         child: "b".into(),
@@ -250,20 +255,22 @@ registry
         source: pb::Source::Bpf.into(),
         ..Default::default()
     };
-    nodes[1].say(Kind::Hops(pb::HopReports { reports: vec![report] })).await;
-    nodes[1].join(2).await;
-    nodes[1].upstreams().await;
-    let output = xylem(&["hops", "--control", &url]).await;
+    node.say(Kind::Hops(pb::HopReports { reports: vec![report] })).await;
+    node.join(2).await;
+    node.upstreams().await;
+    let output = xylem(&["hops", "--control", url]).await;
     let text = stdout(&output);
     let lines: Vec<_> = text.lines().collect();
     assert!(lines[0].starts_with("PARENT  CHILD  RELAY BYTES  KERNEL BYTES  MBIT/S  SRTT MS"));
     assert!(lines[1].starts_with("a       b        123456789     123456789"), "{text}");
     assert!(lines[1].contains("network") && lines.len() == 2);
-    let output = xylem(&["hops", "--json", "--control", &url]).await;
+    let output = xylem(&["hops", "--json", "--control", url]).await;
     let hops: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(hops["hops"][0]["relay_bytes"], 123_456_789);
+}
 
-    let output = xylem(&["status", "--json", "--control", &url]).await;
+async fn status_of_both(control: Control, url: &str) {
+    let output = xylem(&["status", "--json", "--control", url]).await;
     assert_eq!(output.status.code(), Some(1), "the node that was named does not answer");
     complaint(&output);
     let status: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -272,7 +279,7 @@ registry
         (3, &Value::Null)
     );
     let (_, node) = stand_in(Stand::default()).await;
-    let output = xylem(&["status", "--control", &url, "--node-url", &node]).await;
+    let output = xylem(&["status", "--control", url, "--node-url", &node]).await;
     assert_eq!(output.status.code(), Some(0));
     let text = stdout(&output);
     assert!(
@@ -284,7 +291,7 @@ registry
         "{text}"
     );
     control.stop().await;
-    let output = xylem(&["status", "--json", "--control", &url, "--node-url", &node]).await;
+    let output = xylem(&["status", "--json", "--control", url, "--node-url", &node]).await;
     assert_eq!(output.status.code(), Some(0), "the node answers for itself");
     assert!(complaint(&output).contains("cannot reach control"));
     let status: Value = serde_json::from_slice(&output.stdout).unwrap();

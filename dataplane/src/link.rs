@@ -1,15 +1,16 @@
-//! The seam between the hot half (the ring thread) and the cold half (agent): every message there is, and the two
-//! bounded queues they travel in. No block passes here but those that come out of TLS, and those by their slot.
+//! The seam between the hot half (the ring thread) and the cold half (agent): every message there
+//! is, and the two bounded queues they travel in. No block passes here but those that come out of
+//! TLS, and those by their slot.
 //!
 //! A blob goes through these messages in this order:
 //!
 //! ```text
-//! hot  -> cold  Want        a reader asks for a blob that is not open here (once, however many ask)
+//! hot  -> cold  Want        a reader asks for a blob that is not open here (once)
 //! cold -> hot   Present     it is in the store: serve the file
 //!            or Fetch       it is not: here is a file to fill, and a source
 //!            or Refuse      it cannot be had: tell the readers so
 //! hot  -> cold  Lost        the source ended early       -> Source | Refuse
-//! hot  -> cold  Mismatch    all bytes here, wrong digest -> Source (from the registry, from 0) | Refuse
+//! hot  -> cold  Mismatch    all bytes here, wrong digest -> Source (registry, from 0) | Refuse
 //! hot  -> cold  Stored      all bytes here and verified  -> Committed | Refuse
 //! hot  -> cold  StoreFailed the disk refused a write; the flow is over, its readers are told
 //! ```
@@ -46,7 +47,8 @@ pub enum Source {
         upstream: Arc<str>,
         /// Where to connect to.
         address: SocketAddr,
-        /// Request head up to and including the last header line's CRLF, without `Range` and the empty line.
+        /// Request head up to and including the last header line's CRLF, without `Range` and the
+        /// empty line.
         head: Vec<u8>,
         /// Whether it is a registry: slower to answer than a peer, and without our headers.
         registry: bool,
@@ -98,7 +100,8 @@ pub struct Resume {
 /// From the ring thread to the cold half.
 #[derive(Debug)]
 pub enum ToCold {
-    /// A request for something that is not a blob's body. To be answered once with [`ToHot::Answer`].
+    /// A request for something that is not a blob's body. To be answered once with
+    /// [`ToHot::Answer`].
     Ask {
         /// Whom to answer.
         ticket: Ticket,

@@ -42,7 +42,8 @@ fn needs() -> Option<(MutexGuard<'static, ()>, PathBuf)> {
     }
 }
 
-/// Says why a test is left out, past the test harness, which shows a passing test's output to nobody.
+/// Says why a test is left out, past the test harness, which shows a passing test's output to
+/// nobody.
 fn skip(reason: &str) {
     let _ = writeln!(std::io::stderr(), "skipped: {}", reason.trim());
 }

@@ -1,4 +1,5 @@
-//! The real ring on loopback: one blob through one node, whole, in parts, with sources and readers that fail.
+//! The real ring on loopback: one blob through one node, whole, in parts, with sources and readers
+//! that fail.
 
 mod common;
 

@@ -3,15 +3,15 @@
 //!
 //! When which program looks:
 //!
-//! | event                                | program  | takes                                             |
-//! |--------------------------------------|----------|---------------------------------------------------|
-//! | handshake done                       | sock_ops | makes the entry, asks for the callbacks           |
-//! | an ACK gave a round-trip sample      | sock_ops | snapshot                                          |
-//! | state change, close included         | sock_ops | snapshot: the final counts                        |
-//! | a packet leaves, as every ACK does   | egress   | wire count, the end of a FIN, and if bytes moved  |
-//! |                                      |          | a snapshot: the *receiving* end is exact          |
-//! | a packet arrives                     | ingress  | wire count, the end of a FIN, and the             |
-//! |                                      |          | acknowledgement: the *sending* end is exact       |
+//! | event                        | program  | takes                                            |
+//! |------------------------------|----------|--------------------------------------------------|
+//! | handshake done               | sock_ops | makes the entry, asks for the callbacks          |
+//! | an ACK gave a round trip     | sock_ops | snapshot                                         |
+//! | state change, also closing   | sock_ops | snapshot: the final counts                       |
+//! | a packet leaves, every ACK   | egress   | wire count, the end of a FIN, and if bytes moved |
+//! |                              |          | a snapshot: the *receiving* end is exact         |
+//! | a packet arrives             | ingress  | wire count, the end of a FIN, and the            |
+//! |                              |          | acknowledgement: the *sending* end is exact      |
 //!
 //! All but ingress run under the socket's lock, so a snapshot never overwrites a newer one. Ingress
 //! runs before the stack takes the lock; it therefore reads no TCP state, and writes fields of its
@@ -279,7 +279,12 @@ fn tcp_header(ctx: &SkBuffContext) -> Option<TcpHeader> {
 unsafe fn add_atomic(field: *mut u64, n: u64) {
     // SAFETY: one atomic addition to the field that the caller vouches for; no register is changed.
     unsafe {
-        core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) field, in(reg) n, options(nostack));
+        core::arch::asm!(
+            "lock *(u64 *)({0} + 0) += {1}",
+            in(reg) field,
+            in(reg) n,
+            options(nostack),
+        );
     }
 }
 

@@ -83,7 +83,8 @@ fn put(from: &Path, to: &Path) -> Result<()> {
     copied.with_context(|| format!("cannot write {}", to.display()))
 }
 
-/// Everything that the object is made of: the crate, the library's version, and the way of doing it.
+/// Everything that the object is made of: the crate, the library's version, and the way of doing
+/// it.
 fn sources_hash(repository: &Path) -> Result<String> {
     let mut hash = Sha256::new();
     hash.update(RECIPE);

@@ -50,7 +50,8 @@ fn line(report: &Report) -> String {
     let mib = |bytes: u64| bytes >> 20;
     format!(
         "{} nodes ({} died), {} MiB of blobs, {} MiB received ({} MiB from the registry), \
-         {} clients served, {} failovers, {} mismatches, {} detached, {} s of virtual time, {} steps",
+         {} clients served, {} failovers, {} mismatches, {} detached, \
+         {} s of virtual time, {} steps",
         report.nodes,
         report.died,
         mib(report.blob_bytes),

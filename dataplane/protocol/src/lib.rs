@@ -1,4 +1,5 @@
-//! What Xylem's processes agree on: digests, names, limits, HTTP heads and the control stream. No I/O.
+//! What Xylem's processes agree on: digests, names, limits, HTTP heads and the control stream. No
+//! I/O.
 
 pub mod digest;
 pub mod http;

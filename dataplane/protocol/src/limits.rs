@@ -1,8 +1,10 @@
-//! Every bound on what one process may make another hold: lengths, counts, queues. Numbers only, no code.
+//! Every bound on what one process may make another hold: lengths, counts, queues. Numbers only, no
+//! code.
 //!
 //! Sizes that the operator sets (`--memory`) are derived from these in `dataplane::ring::arena`.
 
-/// Bytes of a unit: the granule of the presence bitmap, of checksums and of striping (FaaSNet §3.5).
+/// Bytes of a unit: the granule of the presence bitmap, of checksums and of striping (FaaSNet
+/// §3.5).
 pub const UNIT_BYTES: u32 = 512 * 1024;
 
 /// Bytes of a slot, the registered buffer that a block lives in between socket and disk.
@@ -85,7 +87,8 @@ pub const HOPS_MAX: usize = 256;
 /// Most layers in one manifest.
 pub const LAYERS_MAX: usize = 4096;
 
-/// A peer whose body should flow and that sends nothing for this long is left for the next source, ms.
+/// A peer whose body should flow and that sends nothing for this long is left for the next source,
+/// ms.
 pub const STALL_MS: u64 = 3_000;
 
 /// Longest wait for a connection, ms.

@@ -1,4 +1,5 @@
-//! Names as the distribution specification and Xylem allow them: repositories, tags, nodes, references.
+//! Names as the distribution specification and Xylem allow them: repositories, tags, nodes,
+//! references.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,4 +1,5 @@
-//! The relay's actions, one arm each: submissions, jobs for the hash thread, messages to the cold half.
+//! The relay's actions, one arm each: submissions, jobs for the hash thread, messages to the cold
+//! half.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -124,7 +125,8 @@ impl Driver {
         self.happen(Event::WriteFailed { flow, slot });
     }
 
-    /// The disk refused: those who wait and the cold half are told. The flow's end is the relay's business.
+    /// The disk refused: those who wait and the cold half are told. The flow's end is the relay's
+    /// business.
     pub(super) fn store_failed(&mut self, index: u16, cause: io::Error) {
         let Some(flow) = self.flows.get(index) else { return };
         // Told once; other writes of the same flow fail as well.

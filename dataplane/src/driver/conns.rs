@@ -1,5 +1,5 @@
-//! Downstream: connections of children, runtimes and anybody with `curl`. A connection reads one request at a time;
-//! blobs are answered here, everything else is asked of the cold half.
+//! Downstream: connections of children, runtimes and anybody with `curl`. A connection reads one
+//! request at a time; blobs are answered here, everything else is asked of the cold half.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -413,7 +413,8 @@ impl Driver {
         }
     }
 
-    /// Ends a connection; it is freed when nothing is in flight. Not to be called while the relay feeds it.
+    /// Ends a connection; it is freed when nothing is in flight. Not to be called while the relay
+    /// feeds it.
     pub(super) fn close_conn(&mut self, index: u16) {
         let Some(conn) = self.conns.get_mut(index) else { return };
         debug_assert!(!matches!(conn.state, State::Streaming), "the relay still feeds it");
@@ -431,7 +432,8 @@ impl Driver {
             }
             let patience = if conn.head.is_empty() { IDLE_MS } else { HEAD_WAIT_MS };
             if self.now - conn.since > Duration::from_millis(patience) {
-                // Completes the receive in flight with no bytes; the rest is as if the client had left.
+                // Completes the receive in flight with no bytes; the rest is as if the client had
+                // left.
                 socket::shutdown(conn.fd.as_fd());
             }
         }

@@ -1,5 +1,6 @@
-//! Upstream: how a flow gets from a source's address to bytes that flow. Connect, ask, look at the answer's head
-//! without taking the body's first bytes with it, then hand the socket to the relay's receives.
+//! Upstream: how a flow gets from a source's address to bytes that flow. Connect, ask, look at the
+//! answer's head without taking the body's first bytes with it, then hand the socket to the relay's
+//! receives.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! The hash thread: SHA-256 of each flow in order, CRC32C of each unit. It reads slots that the relay holds for it.
+//! The hash thread: SHA-256 of each flow in order, CRC32C of each unit. It reads slots that the
+//! relay holds for it.
 
 use std::collections::HashMap;
 use std::io;

@@ -1,4 +1,5 @@
-//! What is counted of each connection, and the report that carries it to the cold half. Counts only; decides nothing.
+//! What is counted of each connection, and the report that carries it to the cold half. Counts
+//! only; decides nothing.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;

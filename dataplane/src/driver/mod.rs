@@ -1,5 +1,6 @@
-//! The driver: one thread, one ring. It turns completions into the relay's events and the relay's actions into
-//! submissions, and speaks HTTP with those above and below. It decides nothing about slots, and touches no block.
+//! The driver: one thread, one ring. It turns completions into the relay's events and the relay's
+//! actions into submissions, and speaks HTTP with those above and below. It decides nothing about
+//! slots, and touches no block.
 //!
 //! ```text
 //! conns.rs   downstream: accept, read requests, answer, hand bodies to the relay
@@ -93,8 +94,8 @@ pub(crate) struct Driver {
     finished: bool,
 }
 
-/// Drives a ring until the cold half says `Shutdown`. To be called on a thread of its own; `ready` is called with the
-/// memory that the slots take once requests are served.
+/// Drives a ring until the cold half says `Shutdown`. To be called on a thread of its own; `ready`
+/// is called with the memory that the slots take once requests are served.
 ///
 /// # Errors
 /// There is no ring, or it broke.

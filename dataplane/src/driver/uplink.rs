@@ -1,4 +1,5 @@
-//! Upstream connections as such: kept between blobs, watched for silence, given up. What they bring is fetch's matter.
+//! Upstream connections as such: kept between blobs, watched for silence, given up. What they bring
+//! is fetch's matter.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -23,7 +24,8 @@ pub(super) enum Stage {
     Asking,
     /// The head is looked at; it stays on the socket.
     Peeking,
-    /// So many bytes of head are taken off; then the answer is this, or more of the head is to come.
+    /// So many bytes of head are taken off; then the answer is this, or more of the head is to
+    /// come.
     Taking(Option<Box<ResponseHead>>),
     /// The body flows, when the relay asks for it.
     Receiving,
@@ -98,7 +100,8 @@ impl Driver {
         }
     }
 
-    /// A connection of an earlier blob may have been closed meanwhile: then a fresh one is tried, once.
+    /// A connection of an earlier blob may have been closed meanwhile: then a fresh one is tried,
+    /// once.
     pub(super) fn lose_or_renew(&mut self, index: u16, cause: Lost) {
         let reused = self
             .flows

@@ -31,8 +31,8 @@ pub enum ProbeError {
     },
     /// No cgroup v2 hierarchy is mounted.
     #[error(
-        "no cgroup2 file system in /proc/mounts; mount one (`mount -t cgroup2 none DIR`), and enter \
-         network namespaces by `nsenter --net=`, as `ip netns exec` hides it"
+        "no cgroup2 file system in /proc/mounts; mount one (`mount -t cgroup2 none DIR`), and \
+         enter network namespaces by `nsenter --net=`, as `ip netns exec` hides it"
     )]
     NoCgroup2,
     /// The process is in no cgroup v2.

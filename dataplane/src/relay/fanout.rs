@@ -1,18 +1,20 @@
 //! Between a flow and its readers: who is live and pins what, who falls behind, who is stuck.
 //!
-//! A live reader holds every slot from its position on. When a flow stands still for want of a slot, the readers that
-//! pin its oldest one give up their hold and are served from the file (*behind*) until they meet the window again. A
-//! reader that is merely a little late is left to back-pressure: the file costs a read of the disk for every byte.
+//! A live reader holds every slot from its position on. When a flow stands still for want of a
+//! slot, the readers that pin its oldest one give up their hold and are served from the file
+//! (*behind*) until they meet the window again. A reader that is merely a little late is left to
+//! back-pressure: the file costs a read of the disk for every byte.
 
 use super::flow::Phase;
 use super::reader::{Mode, Operation};
 use super::{Action, FlowId, ReaderId, Reason, Relay};
 
-/// Ticks for which a flow stands in the queue for a slot before its slowest readers are taken off it.
+/// Ticks for which a flow stands in the queue for a slot before its slowest readers are taken off
+/// it.
 const STARVED_TICKS_MAX: u32 = 2;
 
-/// A flow that lets go of this many slots in a tick has no slow reader: 250 MB/s at ticks of 25 ms. Above that, reading
-/// the file again costs more than waiting.
+/// A flow that lets go of this many slots in a tick has no slow reader: 250 MB/s at ticks of 25 ms.
+/// Above that, reading the file again costs more than waiting.
 const FREED_PER_TICK: u32 = 6;
 
 /// Ticks for which a send from a reader's own slot may be in flight while others wait for one.
@@ -110,7 +112,8 @@ impl Relay {
         }
     }
 
-    /// Some flow stands still: whoever pins the oldest slot of any flow lets go of it, also of one that is stored.
+    /// Some flow stands still: whoever pins the oldest slot of any flow lets go of it, also of one
+    /// that is stored.
     fn detach_slow(&mut self, actions: &mut Vec<Action>) {
         for index in 0..self.flows.len() {
             let Some(flow) = self.flows[index].as_ref() else { continue };

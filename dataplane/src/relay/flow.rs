@@ -1,4 +1,5 @@
-//! One blob's way in: from its source into slots, from slots to the file and the hash, until it is stored.
+//! One blob's way in: from its source into slots, from slots to the file and the hash, until it is
+//! stored.
 
 use std::collections::VecDeque;
 
@@ -74,7 +75,8 @@ impl Flow {
         }
     }
 
-    /// Up to where readers may be sent: all that is here, but for the last byte of a blob not yet verified.
+    /// Up to where readers may be sent: all that is here, but for the last byte of a blob not yet
+    /// verified.
     pub(super) fn limit(&self) -> u64 {
         match self.size {
             Some(size) if !self.verified => self.received.min(size.saturating_sub(1)),
@@ -169,7 +171,8 @@ impl Relay {
         actions.push(Action::Recv { flow: id, slot, offset, bytes, at: received });
     }
 
-    /// Adds a slot to the window; every live reader has to pass it, but for those whose range begins behind it.
+    /// Adds a slot to the window; every live reader has to pass it, but for those whose range
+    /// begins behind it.
     fn append(&mut self, id: FlowId, slot: Slot) -> Slot {
         self.flow_mut(id).window.push_back(slot);
         let held = self.pool.held(slot);
@@ -441,7 +444,8 @@ impl Relay {
         flow.window.front().map_or(flow.received, |&slot| self.pool.held(slot).begin)
     }
 
-    /// The window's slot that holds a byte. All but the first begin at a multiple of the slot's size.
+    /// The window's slot that holds a byte. All but the first begin at a multiple of the slot's
+    /// size.
     pub(super) fn slot_at(&self, id: FlowId, at: u64) -> Slot {
         let flow = self.flow(id);
         let first = self.base(id) / u64::from(SLOT_BYTES);

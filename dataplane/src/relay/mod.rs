@@ -1,16 +1,18 @@
-//! The relay: a pure state machine from events to actions. It decides who holds which slot, what is received, sent,
-//! written, hashed and read next. It knows no socket, file, clock or thread, and allocates nothing per block.
+//! The relay: a pure state machine from events to actions. It decides who holds which slot, what is
+//! received, sent, written, hashed and read next. It knows no socket, file, clock or thread, and
+//! allocates nothing per block.
 //!
-//! The driver turns completions into [`Event`]s and [`Action`]s into submissions; the simulator does the same with
-//! virtual links. The rules of the game:
+//! The driver turns completions into [`Event`]s and [`Action`]s into submissions; the simulator
+//! does the same with virtual links. The rules of the game:
 //!
-//! * Every action that names a slot holds it until the event that ends it: `Recv` until `Received` or `SourceLost`,
-//!   `Send` until `Sent` or `SendFailed`, `Write` until `Written` or `WriteFailed`, `Hash` until `Hashed`, `Read` until
-//!   `FileRead` or `FileReadFailed`. A cancelled operation ends like any other.
+//! * Every action that names a slot holds it until the event that ends it: `Recv` until `Received`
+//!   or `SourceLost`, `Send` until `Sent` or `SendFailed`, `Write` until `Written` or
+//!   `WriteFailed`, `Hash` until `Hashed`, `Read` until `FileRead` or `FileReadFailed`. A cancelled
+//!   operation ends like any other.
 //! * A flow has at most one `Recv` in flight, a reader at most one `Send` or `Read`.
 //! * Ids are the driver's. It may use one again after `Closed` (flows), `Done` or `Cut` (readers).
-//! * The last byte of a blob is held back until its hash is known to be right: no reader ever gets a whole body with a
-//!   wrong digest.
+//! * The last byte of a blob is held back until its hash is known to be right: no reader ever gets
+//!   a whole body with a wrong digest.
 
 mod audit;
 mod fanout;
@@ -178,8 +180,8 @@ pub enum Reason {
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// It is this flow's turn: connect to its source, asking for the bytes from `at` on. A flow that is resumed
-    /// at its end needs none: `Finalize` comes at once.
+    /// It is this flow's turn: connect to its source, asking for the bytes from `at` on. A flow
+    /// that is resumed at its end needs none: `Finalize` comes at once.
     Connect {
         /// Which flow.
         flow: FlowId,
@@ -199,7 +201,8 @@ pub enum Action {
         /// Offset in the blob.
         at: u64,
     },
-    /// End the receive in flight; it answers with `SourceLost`, or with `Received` if it was quicker.
+    /// End the receive in flight; it answers with `SourceLost`, or with `Received` if it was
+    /// quicker.
     CancelRecv {
         /// Which flow.
         flow: FlowId,
@@ -217,7 +220,8 @@ pub enum Action {
         /// Offset in the file.
         at: u64,
     },
-    /// Hash a part of a slot: the next bytes of the blob, at most one unit, never across a unit's end.
+    /// Hash a part of a slot: the next bytes of the blob, at most one unit, never across a unit's
+    /// end.
     Hash {
         /// Which flow.
         flow: FlowId,
@@ -321,10 +325,12 @@ impl Relay {
         }
     }
 
-    /// Lets one event happen. What follows from it is appended to `actions`, in the order in which it is to be done.
+    /// Lets one event happen. What follows from it is appended to `actions`, in the order in which
+    /// it is to be done.
     ///
     /// # Panics
-    /// If the driver breaks the rules above: that is a bug, and going on would corrupt somebody's blob.
+    /// If the driver breaks the rules above: that is a bug, and going on would corrupt somebody's
+    /// blob.
     pub fn apply(&mut self, event: Event, actions: &mut Vec<Action>) {
         match event {
             Event::Fetch { flow, resume, size } => self.fetch(flow, resume, size, actions),
@@ -366,7 +372,8 @@ impl Relay {
         self.flow(flow).readers.len()
     }
 
-    /// Whether the flow wants bytes but has no slot for them: upstream is not to blame for a standstill.
+    /// Whether the flow wants bytes but has no slot for them: upstream is not to blame for a
+    /// standstill.
     pub fn is_starved(&self, flow: FlowId) -> bool {
         self.flow(flow).claiming
     }

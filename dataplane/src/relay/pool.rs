@@ -3,8 +3,8 @@
 //! Memory is the sum of three holders, and each has a bound so that none starves another:
 //!
 //! ```text
-//! receiving   at most 3/4 of the slots   the windows of the flows, from their oldest byte in memory to their newest
-//! reading     at most 1/2 of the slots   one for each reader that is being served from the file at this moment
+//! receiving   at most 3/4 of the slots   the windows of the flows, oldest byte to newest
+//! reading     at most 1/2 of the slots   one for each reader served from the file at this moment
 //! free        the rest
 //! ```
 
@@ -82,7 +82,8 @@ impl Pool {
         }
     }
 
-    /// How many flows may be fetched at once: each has room for a slot being filled and one being let go.
+    /// How many flows may be fetched at once: each has room for a slot being filled and one being
+    /// let go.
     pub(super) fn active_max(&self) -> usize {
         usize::from(self.receiving_max / 2)
     }

@@ -1,7 +1,8 @@
 //! One response's way out: live at the edge of its flow, or behind it and served from the file.
 //!
-//! A reader leaves in three steps, and only the last forgets it: it is *closing* (nothing new is issued, what is in
-//! flight is cancelled), its operation *ends*, it is *cut*. A reader that has got its whole range is *done*.
+//! A reader leaves in three steps, and only the last forgets it: it is *closing* (nothing new is
+//! issued, what is in flight is cancelled), its operation *ends*, it is *cut*. A reader that has
+//! got its whole range is *done*.
 
 use xylem_protocol::limits::{DIRECT_ALIGN, SLOT_BYTES};
 
@@ -44,7 +45,8 @@ pub(super) struct Reader {
     pub(super) end: u64,
     pub(super) mode: Mode,
     pub(super) operation: Operation,
-    /// The slot that was read from the file: which, offset in the blob of its first byte, and of its end.
+    /// The slot that was read from the file: which, offset in the blob of its first byte, and of
+    /// its end.
     pub(super) own: Option<(Slot, u64, u64)>,
     /// Stands in the queue for a slot.
     pub(super) claiming: bool,
@@ -231,7 +233,8 @@ impl Relay {
                 self.release(flow, actions);
             }
         }
-        // A send that had to be ended was stuck: the next one, if any, waits until the socket takes bytes.
+        // A send that had to be ended was stuck: the next one, if any, waits until the socket takes
+        // bytes.
         let reader = self.reader_mut(id);
         let more = reader.position < reader.end && !matches!(reader.mode, Mode::Closing(_));
         if cancelled && more {

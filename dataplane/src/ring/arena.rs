@@ -1,5 +1,5 @@
-//! The one piece of memory that blocks live in: slots, registered with the ring. Hands out pointers to the ring's
-//! operations, and slices to the other threads for as long as they hold a slot.
+//! The one piece of memory that blocks live in: slots, registered with the ring. Hands out pointers
+//! to the ring's operations, and slices to the other threads for as long as they hold a slot.
 //!
 //! Memory is a sum of its holders. With `n` slots of 1 MiB:
 //!
@@ -23,15 +23,16 @@ const _: () = assert!(HUGE_PAGE_BYTES.is_multiple_of(SLOT_BYTES as usize));
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Slot(pub u16);
 
-/// Anonymous memory on transparent huge pages; unmapped when the last lease and the ring have let go.
+/// Anonymous memory on transparent huge pages; unmapped when the last lease and the ring have let
+/// go.
 #[derive(Debug)]
 struct Mapping {
     base: NonNull<u8>,
     bytes: usize,
 }
 
-// SAFETY: the mapping is plain memory that no thread owns. Who may touch which slot when is decided by the relay on
-// the ring thread, which is the only maker of leases and views.
+// SAFETY: the mapping is plain memory that no thread owns. Who may touch which slot when is decided
+// by the relay on the ring thread, which is the only maker of leases and views.
 unsafe impl Send for Mapping {}
 // SAFETY: as above; shared access goes through leases and views only.
 unsafe impl Sync for Mapping {}
@@ -39,7 +40,8 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     fn new(bytes: usize) -> Result<Self, RingError> {
         let rounded = bytes.next_multiple_of(HUGE_PAGE_BYTES);
-        // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no memory of ours.
+        // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no
+        // memory of ours.
         let base = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
@@ -73,8 +75,9 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: base and bytes are those of the mmap; every lease and view holds an Arc of this mapping, so none is
-        // left, and the ring that has the memory registered keeps its own reference to the pages.
+        // SAFETY: base and bytes are those of the mmap; every lease and view holds an Arc of this
+        // mapping, so none is left, and the ring that has the memory registered keeps its own
+        // reference to the pages.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
     }
 }
@@ -127,8 +130,8 @@ impl Arena {
 
     /// Lends a part of a slot to another thread for writing.
     ///
-    /// The caller (the relay, by an [`crate::relay::Action::Recv`] on a cold flow) has the only claim to these bytes
-    /// and makes none again until the lease is back.
+    /// The caller (the relay, by an [`crate::relay::Action::Recv`] on a cold flow) has the only
+    /// claim to these bytes and makes none again until the lease is back.
     pub(crate) fn lease(&self, slot: Slot, offset: u32, bytes: u32) -> SlotLease {
         assert!(offset + bytes <= SLOT_BYTES, "lease beyond the slot");
         SlotLease { slot, offset, bytes, arena: self.mapping.clone() }
@@ -136,8 +139,8 @@ impl Arena {
 
     /// Shows a part of a slot to another thread for reading.
     ///
-    /// The caller (the relay, by an [`crate::relay::Action::Hash`]) keeps the slot and lets nobody write to these
-    /// bytes until the reader has said that it is done.
+    /// The caller (the relay, by an [`crate::relay::Action::Hash`]) keeps the slot and lets nobody
+    /// write to these bytes until the reader has said that it is done.
     pub(crate) fn view(&self, slot: Slot, offset: u32, bytes: u32) -> SlotView {
         SlotView(self.lease(slot, offset, bytes))
     }
@@ -166,14 +169,15 @@ impl SlotLease {
 
     fn pointer(&self) -> *mut u8 {
         let index = self.slot.0 as usize * SLOT_BYTES as usize + self.offset as usize;
-        // SAFETY: Arena::lease checked that offset + bytes lie in the slot, and the slot in the mapping.
+        // SAFETY: Arena::lease checked that offset + bytes lie in the slot, and the slot in the
+        // mapping.
         unsafe { self.arena.base.add(index).as_ptr() }
     }
 
     /// The bytes to fill in.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: the range lies in the mapping, which this lease keeps alive; the relay made this lease the only
-        // claim to it (Arena::lease).
+        // SAFETY: the range lies in the mapping, which this lease keeps alive; the relay made this
+        // lease the only claim to it (Arena::lease).
         unsafe { std::slice::from_raw_parts_mut(self.pointer(), self.bytes as usize) }
     }
 }
@@ -185,8 +189,9 @@ pub(crate) struct SlotView(SlotLease);
 impl SlotView {
     /// The bytes.
     pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: the range lies in the mapping, which this view keeps alive; the relay lets nobody write to it until
-        // the hash job is reported done (Arena::view). The kernel may read it at the same time.
+        // SAFETY: the range lies in the mapping, which this view keeps alive; the relay lets nobody
+        // write to it until the hash job is reported done (Arena::view). The kernel may read it at
+        // the same time.
         unsafe { std::slice::from_raw_parts(self.0.pointer(), self.0.bytes as usize) }
     }
 }

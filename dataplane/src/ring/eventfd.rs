@@ -28,8 +28,8 @@ impl EventFd {
     /// Rings. A bell that has rung so often that the counter is full rings already.
     pub fn ring(&self) {
         let one = 1u64;
-        // SAFETY: one is eight readable bytes for the length of the call. EAGAIN (counter full) means that the bell
-        // is ringing; no other error can occur on a descriptor that we own.
+        // SAFETY: one is eight readable bytes for the length of the call. EAGAIN (counter full)
+        // means that the bell is ringing; no other error can occur on a descriptor that we own.
         unsafe { libc::write(self.0.as_raw_fd(), (&raw const one).cast(), 8) };
     }
 
@@ -59,7 +59,8 @@ impl AsFd for EventFd {
 /// # Errors
 /// The runtime cannot watch it.
 pub fn watch(bell: Arc<EventFd>) -> std::io::Result<AsyncFd<Arc<EventFd>>> {
-    // SAFETY: the descriptor stays open, and the same, for as long as its EventFd, which the registration holds.
+    // SAFETY: the descriptor stays open, and the same, for as long as its EventFd, which the
+    // registration holds.
     unsafe { Ok(AsyncFd::register_with_interest(bell, Interest::READABLE)?) }
 }
 

@@ -1,4 +1,5 @@
-//! Small buffers for heads, chosen by the kernel at the moment bytes arrive: idle connections hold none.
+//! Small buffers for heads, chosen by the kernel at the moment bytes arrive: idle connections hold
+//! none.
 
 use std::ptr::NonNull;
 
@@ -38,8 +39,9 @@ impl HeadBuffers {
     /// What the kernel put into a buffer.
     pub(super) fn bytes(&self, buffer: u16, bytes: u32) -> &[u8] {
         let bytes = bytes.min(HEAD_BUFFER_BYTES) as usize;
-        // SAFETY: the range lies in the allocation, and the kernel has given the buffer up (its completion is here)
-        // until `provide_head` hands it over again, which needs the ring mutably and so comes after this borrow.
+        // SAFETY: the range lies in the allocation, and the kernel has given the buffer up (its
+        // completion is here) until `provide_head` hands it over again, which needs the ring
+        // mutably and so comes after this borrow.
         unsafe { std::slice::from_raw_parts(self.pointer(buffer), bytes) }
     }
 
@@ -52,7 +54,8 @@ impl Drop for HeadBuffers {
     fn drop(&mut self) {
         if !self.leaked {
             let memory = std::ptr::slice_from_raw_parts_mut(self.base.as_ptr(), BYTES);
-            // SAFETY: made by Box::leak in `new` with this length; the ring has nothing in flight (Ring::drop).
+            // SAFETY: made by Box::leak in `new` with this length; the ring has nothing in flight
+            // (Ring::drop).
             drop(unsafe { Box::from_raw(memory) });
         }
     }

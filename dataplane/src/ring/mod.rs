@@ -1,8 +1,10 @@
-//! The io_uring: opened, probed, registered, driven. The only directory of the daemon with `unsafe`.
+//! The io_uring: opened, probed, registered, driven. The only directory of the daemon with
+//! `unsafe`.
 //!
-//! What keeps the kernel from writing into freed memory: slots and head buffers live as long as the [`Ring`]; every
-//! other buffer (heads to send, addresses, times) is owned by the ring from push to last completion; and a ring that is
-//! dropped with operations in flight cancels them, waits, and leaks what the kernel may still hold.
+//! What keeps the kernel from writing into freed memory: slots and head buffers live as long as the
+//! [`Ring`]; every other buffer (heads to send, addresses, times) is owned by the ring from push to
+//! last completion; and a ring that is dropped with operations in flight cancels them, waits, and
+//! leaks what the kernel may still hold.
 
 pub mod arena;
 mod eventfd;
@@ -78,7 +80,8 @@ impl Ring {
         &self.arena
     }
 
-    /// Submits what was pushed, waits for at least one completion, and appends what is there to `completions`.
+    /// Submits what was pushed, waits for at least one completion, and appends what is there to
+    /// `completions`.
     ///
     /// # Errors
     /// The kernel refuses the ring itself; nothing can go on.
@@ -124,8 +127,8 @@ impl Ring {
 
     /// Queues an operation.
     ///
-    /// What it points into must live until its last completion: slots and head buffers do (they are dropped after the
-    /// ring, or leaked), anything else is handed over as `owned`.
+    /// What it points into must live until its last completion: slots and head buffers do (they are
+    /// dropped after the ring, or leaked), anything else is handed over as `owned`.
     fn push(&mut self, token: Token, entry: squeue::Entry, owned: Option<Owned>) {
         let data = token.encode();
         if let Some(owned) = owned {

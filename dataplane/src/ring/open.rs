@@ -57,7 +57,8 @@ const MEMORY_BYTES: u64 = 8 << 20;
 const MEMORY_SMALL_BYTES: u64 = 4 << 20;
 
 impl Ring {
-    /// Opens a ring with slots of `memory_bytes` in all; without a number 8 MiB, or 4 MiB where no more can be locked.
+    /// Opens a ring with slots of `memory_bytes` in all; without a number 8 MiB, or 4 MiB where no
+    /// more can be locked.
     ///
     /// The thread that opens it must be the one that drives it.
     ///
@@ -108,7 +109,8 @@ fn build() -> Result<IoUring, RingError> {
         })
 }
 
-/// `kernel.io_uring_disabled` (Linux 6.6): 0 on, 1 for the privileged, 2 off. 0 where it does not exist.
+/// `kernel.io_uring_disabled` (Linux 6.6): 0 on, 1 for the privileged, 2 off. 0 where it does not
+/// exist.
 fn disabled() -> u8 {
     let setting = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
     setting.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
@@ -139,7 +141,8 @@ fn probe(io: &IoUring) -> Result<(), RingError> {
 
 fn register(io: &IoUring, memory_bytes: u64) -> Result<Arena, RingError> {
     let arena = Arena::new(memory_bytes)?;
-    // SAFETY: the slots stay mapped for as long as the ring: `Ring` owns both, and leaks the arena if it has to.
+    // SAFETY: the slots stay mapped for as long as the ring: `Ring` owns both, and leaks the arena
+    // if it has to.
     let result = unsafe { io.submitter().register_buffers(&arena.iovecs()) };
     match result {
         Ok(()) => Ok(arena),

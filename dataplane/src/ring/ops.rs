@@ -27,7 +27,8 @@ impl Ring {
     pub fn accepted(completion: &super::Completion) -> std::io::Result<std::os::fd::OwnedFd> {
         use std::os::fd::FromRawFd;
         completion.outcome()?;
-        // SAFETY: the kernel made this descriptor for this completion, which is taken once, by the driver.
+        // SAFETY: the kernel made this descriptor for this completion, which is taken once, by the
+        // driver.
         Ok(unsafe { std::os::fd::OwnedFd::from_raw_fd(completion.result) })
     }
 
@@ -66,7 +67,8 @@ impl Ring {
         self.push(token, entry, Some(Owned::Address(storage)));
     }
 
-    /// Receives up to `most` bytes of a head into a buffer of the kernel's choice; with `peek` they stay on the socket.
+    /// Receives up to `most` bytes of a head into a buffer of the kernel's choice; with `peek` they
+    /// stay on the socket.
     pub fn receive_head(&mut self, socket: BorrowedFd<'_>, most: u32, peek: bool, token: Token) {
         let flags = if peek { libc::MSG_PEEK } else { 0 };
         let most = most.min(HEAD_BUFFER_BYTES);

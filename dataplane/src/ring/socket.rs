@@ -1,4 +1,5 @@
-//! Sockets and files outside the ring: made, tuned, asked. Each function is one or two system calls.
+//! Sockets and files outside the ring: made, tuned, asked. Each function is one or two system
+//! calls.
 
 use std::io;
 use std::net::SocketAddr;
@@ -33,7 +34,8 @@ fn set(fd: BorrowedFd<'_>, level: i32, name: i32, value: libc::c_int) -> io::Res
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Sends what is there at once: heads and last bytes are small, and nobody will send more behind them.
+/// Sends what is there at once: heads and last bytes are small, and nobody will send more behind
+/// them.
 ///
 /// # Errors
 /// Not a TCP socket.

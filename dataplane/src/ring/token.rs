@@ -5,7 +5,8 @@
 //! kind       generation               slot             index
 //! ```
 //!
-//! Index is that of a connection or a flow in the driver's tables; the generation tells its tenants apart.
+//! Index is that of a connection or a flow in the driver's tables; the generation tells its tenants
+//! apart.
 
 use super::Slot;
 

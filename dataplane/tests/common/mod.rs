@@ -1,4 +1,5 @@
-//! What the tests of the ring share: a registry of one blob that can misbehave, a node without its cold half.
+//! What the tests of the ring share: a registry of one blob that can misbehave, a node without its
+//! cold half.
 
 #![expect(dead_code, reason = "each test binary uses a part of it")]
 

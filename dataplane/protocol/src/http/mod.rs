@@ -1,4 +1,5 @@
-//! HTTP/1.1 heads: what is asked of a node, and what a node is told by its upstream. Bodies never pass here.
+//! HTTP/1.1 heads: what is asked of a node, and what a node is told by its upstream. Bodies never
+//! pass here.
 
 mod range;
 mod request;

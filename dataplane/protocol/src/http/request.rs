@@ -76,7 +76,8 @@ pub struct Request {
 }
 
 impl Request {
-    /// Parses a head from the start of `bytes`; `None` while its end is not here. Returns the head's length too.
+    /// Parses a head from the start of `bytes`; `None` while its end is not here. Returns the
+    /// head's length too.
     ///
     /// # Errors
     /// [`HeadError`] with the status to answer with; the connection is to be closed after it.

@@ -27,7 +27,8 @@ pub struct ResponseHead {
 }
 
 impl ResponseHead {
-    /// Parses a head from the start of `bytes`; `None` while its end is not here. Returns the head's length too.
+    /// Parses a head from the start of `bytes`; `None` while its end is not here. Returns the
+    /// head's length too.
     ///
     /// # Errors
     /// [`HeadError`]; the connection cannot be used further.
@@ -75,7 +76,8 @@ impl ResponseHead {
         Ok(())
     }
 
-    /// The blob's whole size, when this answers a request for the bytes from `offset` on; `None` if it does not.
+    /// The blob's whole size, when this answers a request for the bytes from `offset` on; `None` if
+    /// it does not.
     pub fn blob_size_from(&self, offset: u64) -> Option<u64> {
         match (self.status, self.content_range, self.content_length) {
             (200, _, Some(length)) if offset == 0 && !self.chunked => Some(length),
