@@ -6,16 +6,16 @@ use std::collections::VecDeque;
 use super::plan::Link;
 
 /// Bytes that take one turn on a link.
-pub const CHUNK_BYTES: u64 = 64 * 1024;
+pub(super) const CHUNK_BYTES: u64 = 64 * 1024;
 
 /// A host's index.
-pub type Host = usize;
+pub(super) type Host = usize;
 /// A stream's index; never used again.
-pub type StreamId = usize;
+pub(super) type StreamId = usize;
 
 /// A host's side of its link.
 #[derive(Debug)]
-pub struct Port {
+pub(super) struct Port {
     link: Link,
     sending: bool,
     turns: VecDeque<StreamId>,
@@ -24,23 +24,23 @@ pub struct Port {
 
 /// One direction of one connection: the body of one answer.
 #[derive(Debug)]
-pub struct Stream {
+pub(super) struct Stream {
     /// Who sends.
-    pub from: Host,
+    pub(super) from: Host,
     /// Who receives.
-    pub to: Host,
+    pub(super) to: Host,
     /// Whether both ends still hold it.
-    pub open: bool,
+    pub(super) open: bool,
     /// Bytes that the sender has handed over.
-    pub accepted: u64,
+    pub(super) accepted: u64,
     /// Bytes that the receiver has taken.
-    pub delivered: u64,
+    pub(super) delivered: u64,
     /// Bytes in the sender's buffer.
     buffered: u64,
     /// Bytes under way.
     flying: u64,
     /// Bytes in the receiver's buffer.
-    pub arrived: u64,
+    pub(super) arrived: u64,
     buffer_max: u64,
     window: u64,
     queued: bool,
@@ -48,17 +48,17 @@ pub struct Stream {
 
 impl Stream {
     /// Room in the sender's buffer.
-    pub const fn room(&self) -> u64 {
+    pub(super) const fn room(&self) -> u64 {
         self.buffer_max - self.buffered
     }
 
     /// Whether a poll for writing would answer.
-    pub const fn is_writable(&self) -> bool {
+    pub(super) const fn is_writable(&self) -> bool {
         self.room() * 3 >= self.buffer_max
     }
 
     /// Panics if a byte was lost or made.
-    pub fn check(&self) {
+    pub(super) fn check(&self) {
         let within = self.buffered + self.flying + self.arrived;
         assert_eq!(
             self.accepted,
@@ -70,7 +70,7 @@ impl Stream {
 
 /// What the network wants to hear again, and when.
 #[derive(Debug, Clone, Copy)]
-pub enum Wire {
+pub(super) enum Wire {
     /// A host may send its next chunk.
     Next(Host),
     /// A chunk stands before the receiver's link.
@@ -81,16 +81,16 @@ pub enum Wire {
 
 /// All hosts and streams.
 #[derive(Debug, Default)]
-pub struct Net {
+pub(super) struct Net {
     /// By host.
     ports: Vec<Port>,
     /// By id.
-    pub streams: Vec<Stream>,
+    pub(super) streams: Vec<Stream>,
 }
 
 impl Net {
     /// Adds a host.
-    pub fn add(&mut self, link: Link) -> Host {
+    pub(super) fn add(&mut self, link: Link) -> Host {
         self.ports.push(Port {
             link,
             sending: false,
@@ -101,7 +101,7 @@ impl Net {
     }
 
     /// Opens a stream.
-    pub fn open(&mut self, from: Host, to: Host, buffer_max: u64, window: u64) -> StreamId {
+    pub(super) fn open(&mut self, from: Host, to: Host, buffer_max: u64, window: u64) -> StreamId {
         self.streams.push(Stream {
             from,
             to,
@@ -119,12 +119,12 @@ impl Net {
     }
 
     /// One way between two hosts.
-    pub fn delay_ns(&self, from: Host, to: Host) -> u64 {
+    pub(super) fn delay_ns(&self, from: Host, to: Host) -> u64 {
         self.ports[from].link.delay_ns + self.ports[to].link.delay_ns
     }
 
     /// The sender hands over up to `bytes`; says how many there was room for.
-    pub fn accept(
+    pub(super) fn accept(
         &mut self,
         id: StreamId,
         bytes: u64,
@@ -140,7 +140,7 @@ impl Net {
     }
 
     /// The receiver takes up to `bytes`; says how many there were.
-    pub fn take(
+    pub(super) fn take(
         &mut self,
         id: StreamId,
         bytes: u64,
@@ -156,13 +156,19 @@ impl Net {
     }
 
     /// A host may send again; says whose buffer has got room by it.
-    pub fn next(&mut self, host: Host, now_ns: u64, later: &mut Vec<(u64, Wire)>) {
+    pub(super) fn next(&mut self, host: Host, now_ns: u64, later: &mut Vec<(u64, Wire)>) {
         self.ports[host].sending = false;
         self.send(host, now_ns, later);
     }
 
     /// A chunk stands before its receiver's link.
-    pub fn before(&mut self, id: StreamId, bytes: u64, now_ns: u64, later: &mut Vec<(u64, Wire)>) {
+    pub(super) fn before(
+        &mut self,
+        id: StreamId,
+        bytes: u64,
+        now_ns: u64,
+        later: &mut Vec<(u64, Wire)>,
+    ) {
         let port = &mut self.ports[self.streams[id].to];
         let begin = now_ns.max(port.received_until_ns);
         port.received_until_ns = begin + time_ns(bytes, port.link.down);
@@ -170,7 +176,7 @@ impl Net {
     }
 
     /// A chunk is here; says whether somebody is still there to take it.
-    pub fn arrived(&mut self, id: StreamId, bytes: u64) -> bool {
+    pub(super) fn arrived(&mut self, id: StreamId, bytes: u64) -> bool {
         let stream = &mut self.streams[id];
         stream.flying -= bytes;
         stream.arrived += bytes;
@@ -216,6 +222,6 @@ impl Net {
 }
 
 /// How long so many bytes take, at least 1 ns.
-pub fn time_ns(bytes: u64, rate: u64) -> u64 {
+pub(super) fn time_ns(bytes: u64, rate: u64) -> u64 {
     (bytes * 1_000_000_000 / rate).max(1)
 }

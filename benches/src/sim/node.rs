@@ -12,7 +12,7 @@ const CHECK_ALL_MAX: usize = 16;
 
 /// Where a blob stands at a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
+pub(super) enum Phase {
     /// Nobody has asked.
     Absent,
     /// On its way.
@@ -25,33 +25,33 @@ pub enum Phase {
 
 /// A blob at a node.
 #[derive(Debug)]
-pub struct Blob {
+pub(super) struct Blob {
     /// Where it stands.
-    pub phase: Phase,
+    pub(super) phase: Phase,
     /// Its flow, while it is open.
-    pub flow: Option<FlowId>,
+    pub(super) flow: Option<FlowId>,
     /// Whether its size is known, so that readers may join.
-    pub known: bool,
+    pub(super) known: bool,
     /// Where it comes from.
-    pub source: Option<StreamId>,
+    pub(super) source: Option<StreamId>,
     /// Whether the source has answered.
-    pub connected: bool,
+    pub(super) connected: bool,
     /// Whether the relay has asked for a source.
-    pub wanted: bool,
+    pub(super) wanted: bool,
     /// Place in the list of sources.
-    pub place: usize,
+    pub(super) place: usize,
     /// The receive in flight asks for so many bytes.
-    pub receiving: Option<u32>,
+    pub(super) receiving: Option<u32>,
     /// Whether its end is on the agenda.
-    pub ending: bool,
+    pub(super) ending: bool,
     /// Answers that wait for the size.
-    pub waiting: Vec<StreamId>,
+    pub(super) waiting: Vec<StreamId>,
     /// Offsets of wrong bytes that have been received.
-    pub taints: Vec<u64>,
+    pub(super) taints: Vec<u64>,
     /// When something last came.
-    pub progress_ns: u64,
+    pub(super) progress_ns: u64,
     /// Times that it was whole, but wrong.
-    pub mismatches: u32,
+    pub(super) mismatches: u32,
 }
 
 impl Blob {
@@ -76,46 +76,46 @@ impl Blob {
 
 /// An answer that is being given.
 #[derive(Debug)]
-pub struct Answer {
+pub(super) struct Answer {
     /// Where to.
-    pub stream: StreamId,
+    pub(super) stream: StreamId,
     /// Of which blob.
-    pub blob: usize,
+    pub(super) blob: usize,
     /// The send in flight: bytes asked for, bytes accepted so far.
-    pub sending: Option<(u32, u32)>,
+    pub(super) sending: Option<(u32, u32)>,
     /// Whether its end is on the agenda.
-    pub ending: bool,
+    pub(super) ending: bool,
     /// Whether it waits for room.
-    pub polling: bool,
+    pub(super) polling: bool,
     /// Offset in the blob of the next byte to be accepted.
-    pub position: u64,
+    pub(super) position: u64,
 }
 
 /// A node.
 #[derive(Debug)]
-pub struct Node {
+pub(super) struct Node {
     /// Its place in the network.
-    pub host: Host,
+    pub(super) host: Host,
     /// What it is like.
-    pub plan: NodePlan,
+    pub(super) plan: NodePlan,
     /// Whether it lives.
-    pub alive: bool,
+    pub(super) alive: bool,
     /// The code under test.
-    pub relay: Relay,
+    pub(super) relay: Relay,
     /// Looks on.
-    pub audit: Audit,
+    pub(super) audit: Audit,
     /// Blobs by index.
-    pub blobs: Vec<Blob>,
+    pub(super) blobs: Vec<Blob>,
     /// By flow: its blob.
-    pub flows: Vec<Option<usize>>,
+    pub(super) flows: Vec<Option<usize>>,
     /// By reader.
-    pub answers: Vec<Option<Answer>>,
+    pub(super) answers: Vec<Option<Answer>>,
     /// Sources, best first: parent, grandparent, …, the registry.
-    pub sources: Vec<Host>,
+    pub(super) sources: Vec<Host>,
     /// Writes issued so far.
-    pub writes: u64,
+    pub(super) writes: u64,
     /// Bytes that links accepted from sends that then failed.
-    pub unreported_bytes: u64,
+    pub(super) unreported_bytes: u64,
     disk_free_ns: u64,
     hash_free_ns: u64,
     events: u64,
@@ -123,7 +123,7 @@ pub struct Node {
 
 impl Node {
     /// A node that holds nothing but what it resumes.
-    pub fn new(host: Host, plan: NodePlan, blobs: usize, sources: Vec<Host>) -> Self {
+    pub(super) fn new(host: Host, plan: NodePlan, blobs: usize, sources: Vec<Host>) -> Self {
         Self {
             host,
             alive: true,
@@ -143,7 +143,7 @@ impl Node {
     }
 
     /// Lets an event happen; the audit has looked at it and at what follows.
-    pub fn apply(&mut self, event: Event) -> Vec<Action> {
+    pub(super) fn apply(&mut self, event: Event) -> Vec<Action> {
         self.audit.event(event);
         let mut actions = Vec::new();
         self.relay.apply(event, &mut actions);
@@ -159,41 +159,41 @@ impl Node {
     }
 
     /// The lowest free flow id.
-    pub fn take_flow(&mut self, blob: usize) -> FlowId {
+    pub(super) fn take_flow(&mut self, blob: usize) -> FlowId {
         FlowId(take(&mut self.flows, blob))
     }
 
     /// The lowest free reader id.
-    pub fn take_reader(&mut self, answer: Answer) -> ReaderId {
+    pub(super) fn take_reader(&mut self, answer: Answer) -> ReaderId {
         ReaderId(take(&mut self.answers, answer))
     }
 
     /// The blob of a flow.
-    pub fn blob_of(&self, flow: FlowId) -> usize {
+    pub(super) fn blob_of(&self, flow: FlowId) -> usize {
         self.flows[usize::from(flow.0)].expect("an open flow")
     }
 
     /// An answer in progress.
-    pub fn answer(&mut self, reader: ReaderId) -> Option<&mut Answer> {
+    pub(super) fn answer(&mut self, reader: ReaderId) -> Option<&mut Answer> {
         self.answers.get_mut(usize::from(reader.0)).and_then(Option::as_mut)
     }
 
     /// The reader that feeds a stream.
-    pub fn reader_of(&self, stream: StreamId) -> Option<ReaderId> {
+    pub(super) fn reader_of(&self, stream: StreamId) -> Option<ReaderId> {
         let feeds = |answer: &Option<Answer>| answer.as_ref().is_some_and(|a| a.stream == stream);
         let index = self.answers.iter().position(feeds)?;
         Some(ReaderId(u16::try_from(index).expect("an id")))
     }
 
     /// When the disk will have moved so many bytes.
-    pub fn disk_ns(&mut self, bytes: u32, now_ns: u64) -> u64 {
+    pub(super) fn disk_ns(&mut self, bytes: u32, now_ns: u64) -> u64 {
         let begin = now_ns.max(self.disk_free_ns);
         self.disk_free_ns = begin + time_ns(u64::from(bytes), self.plan.disk_rate);
         self.disk_free_ns + self.plan.disk_delay_ns
     }
 
     /// When the hash thread will have read so many bytes.
-    pub fn hash_ns(&mut self, bytes: u32, now_ns: u64) -> u64 {
+    pub(super) fn hash_ns(&mut self, bytes: u32, now_ns: u64) -> u64 {
         let begin = now_ns.max(self.hash_free_ns);
         self.hash_free_ns = begin + time_ns(u64::from(bytes), self.plan.hash_rate);
         self.hash_free_ns

@@ -221,8 +221,8 @@ impl Relay {
         let begin = held.begin;
         while held.hashing < held.filled {
             let from = begin + u64::from(held.hashing);
-            // Below UNIT_BYTES.
-            let into_unit = (from % u64::from(UNIT_BYTES)) as u32;
+            // A slot is made of whole units.
+            let into_unit = Held::offset_of(from) % UNIT_BYTES;
             let there = held.filled - held.hashing;
             let bytes = there.min(UNIT_BYTES - into_unit);
             if into_unit + bytes < UNIT_BYTES && !at_end {

@@ -36,8 +36,8 @@ pub(super) struct Held {
 
 impl Held {
     /// Offset in the slot of a byte of the blob.
+    #[expect(clippy::cast_possible_truncation, reason = "the remainder is below a u32")]
     pub(super) const fn offset_of(at: u64) -> u32 {
-        // The remainder is below SLOT_BYTES, a u32.
         (at % SLOT_BYTES as u64) as u32
     }
 
