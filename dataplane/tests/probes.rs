@@ -290,7 +290,8 @@ struct BpfFs(tempfile::TempDir);
 impl BpfFs {
     fn mount() -> Option<Self> {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let mount = Command::new("mount").args(["-t", "bpf", "xylem-test"]).arg(dir.path()).output();
+        let mount =
+            Command::new("mount").args(["-t", "bpf", "xylem-test"]).arg(dir.path()).output();
         match mount {
             Ok(output) if output.status.success() => Some(Self(dir)),
             Ok(output) => {

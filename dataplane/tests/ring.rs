@@ -177,6 +177,19 @@ fn a_request_that_has_passed_this_node_does_not_wait_for_it() {
 }
 
 #[test]
+fn nothing_is_not_taken_for_something() {
+    let digest = digest_of(b"something");
+    let empty = Origin::start(Arc::new(Vec::new()), vec![]);
+    let node = Node::start(4 << 20);
+    let reader = node.get(&digest, "");
+    node.hear_want();
+    node.fetch(digest, file().into(), empty.source("parent"));
+    let ToCold::Lost { cause: Lost::Range, .. } = node.hear() else { panic!("a lost source") };
+    node.tell(ToHot::Refuse { digest, status: 502, code: "UNKNOWN", message: "none".into() });
+    assert_eq!(reader.join().unwrap().status, 502);
+}
+
+#[test]
 fn an_empty_blob() {
     let data = Arc::new(Vec::new());
     let digest = digest_of(&data);

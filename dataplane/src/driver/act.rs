@@ -207,8 +207,7 @@ impl Driver {
         }
         let first = flow.units.0;
         let crc = std::mem::take(&mut flow.units.1);
-        // A blob has at most BLOB_MAX / UNIT_BYTES units, a u32.
-        flow.units.0 += crc.len() as u32;
+        flow.units.0 += u32::try_from(crc.len()).expect("at most BLOB_MAX / UNIT_BYTES units");
         let (digest, size) = (flow.digest, flow.size.unwrap_or(0));
         self.tell(ToCold::Units { digest, size, first, crc });
     }

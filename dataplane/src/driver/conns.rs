@@ -28,7 +28,7 @@ pub(super) enum State {
     /// The cold half was asked; for a HEAD the answer has no body.
     Asking,
     /// Waits for a blob whose size is not known yet.
-    Waiting { flow: u16, request: Box<Request> },
+    Waiting { request: Box<Request> },
     /// The response's head is being sent; then these bytes follow.
     Heading { flow: u16, start: u64, end: u64 },
     /// The relay feeds it.
@@ -176,8 +176,8 @@ impl Driver {
             conn.keep_alive = false;
             return self.answer_error(index, 413, "SIZE_INVALID", &message);
         }
-        // At most HEAD_MAX + BODY_MAX.
-        let whole = length + request.content_length as usize;
+        let rest = usize::try_from(request.content_length).expect("at most BODY_MAX");
+        let whole = length + rest;
         if conn.head.len() < whole {
             return self.read_request(index);
         }
@@ -229,7 +229,7 @@ impl Driver {
                     flow.waiters.push((index, generation));
                 }
                 if let Some(conn) = self.conns.get_mut(index) {
-                    conn.state = State::Waiting { flow, request };
+                    conn.state = State::Waiting { request };
                 }
             }
         }

@@ -101,8 +101,7 @@ fn work(todo: &Receiver<Job>, answers: &Sender<Hashed>, bell: &EventFd) {
             Job::Hash { flow, slot, view } => {
                 let bytes = view.bytes();
                 flows.entry(flow).or_default().update(bytes);
-                // A view is at most a unit.
-                let length = bytes.len() as u32;
+                let length = u32::try_from(bytes.len()).expect("at most a unit");
                 Hashed::Part { flow, slot, bytes: length, crc: crc32c::crc32c(bytes) }
             }
             Job::Finish { flow } => {

@@ -185,8 +185,8 @@ impl Driver {
         let last_is_whole = size == Some(after) && !after.is_multiple_of(unit);
         let until = after / unit + u64::from(last_is_whole);
         for number in before / unit..until {
-            // The remainder is below UNITS_PER_SLOT.
-            let in_slot = (number % UNITS_PER_SLOT as u64) as usize;
+            let in_slot = number % UNITS_PER_SLOT as u64;
+            let in_slot = usize::try_from(in_slot).expect("below UNITS_PER_SLOT");
             self.meter.whole[usize::from(slot.0)][in_slot] = Some(self.now);
         }
     }

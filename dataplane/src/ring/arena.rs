@@ -162,11 +162,6 @@ pub struct SlotLease {
 }
 
 impl SlotLease {
-    /// Which slot.
-    pub(crate) const fn slot(&self) -> Slot {
-        self.slot
-    }
-
     fn pointer(&self) -> *mut u8 {
         let index = self.slot.0 as usize * SLOT_BYTES as usize + self.offset as usize;
         // SAFETY: Arena::lease checked that offset + bytes lie in the slot, and the slot in the

@@ -50,6 +50,7 @@ impl Completion {
 
 /// Memory that an operation in flight points into.
 #[derive(Debug)]
+#[expect(dead_code, reason = "only the kernel reads it")]
 enum Owned {
     Bytes(Vec<u8>),
     Address(Box<libc::sockaddr_storage>),
@@ -163,14 +164,25 @@ impl Ring {
     }
 }
 
+/// Waits for completions, of at most a tenth of a second, when a ring is dropped.
+const DROP_TURNS_MAX: u32 = 20;
+
 impl Drop for Ring {
     fn drop(&mut self) {
         let all = io_uring::types::CancelBuilder::any();
-        let second = io_uring::types::Timespec::new().sec(1);
-        // What cannot be cancelled in a second is leaked below.
-        let _ = self.io.submitter().register_sync_cancel(Some(second), all);
+        let patience = io_uring::types::Timespec::new().nsec(100_000_000);
+        // What cannot be cancelled is leaked below.
+        let _ = self.io.submitter().register_sync_cancel(Some(patience), all);
         let mut rest = Vec::new();
-        self.reap(&mut rest);
+        for _ in 0..DROP_TURNS_MAX {
+            self.reap(&mut rest);
+            if self.in_flight == 0 {
+                return;
+            }
+            let arguments = io_uring::types::SubmitArgs::new().timespec(&patience);
+            // Out of time is what the bound is for.
+            let _ = self.io.submitter().submit_with_args(1, &arguments);
+        }
         if self.in_flight > 0 {
             std::mem::forget(std::mem::take(&mut self.owned));
             self.arena.leak();

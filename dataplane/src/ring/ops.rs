@@ -7,7 +7,7 @@ use io_uring::{opcode, types};
 
 use super::heads::{HEAD_BUFFER_BYTES, HEAD_GROUP};
 use super::token::{Kind, Token};
-use super::{Owned, Ring, Slot};
+use super::{Owned, Ring, Slot, socket};
 
 fn fd(fd: BorrowedFd<'_>) -> types::Fd {
     types::Fd(fd.as_raw_fd())
@@ -161,24 +161,28 @@ impl Ring {
 /// All of it, and an error instead of SIGPIPE.
 const SEND_FLAGS: i32 = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
 
+fn family(family: i32) -> libc::sa_family_t {
+    libc::sa_family_t::try_from(family).expect("an address family of 16 bits")
+}
+
 fn sockaddr(address: &SocketAddr) -> (Box<libc::sockaddr_storage>, libc::socklen_t) {
     // SAFETY: all zeroes is a valid sockaddr_storage (AF_UNSPEC).
     let mut storage: Box<libc::sockaddr_storage> = Box::new(unsafe { std::mem::zeroed() });
     let length = match address {
         SocketAddr::V4(v4) => {
             let raw = libc::sockaddr_in {
-                sin_family: libc::AF_INET as libc::sa_family_t,
+                sin_family: family(libc::AF_INET),
                 sin_port: v4.port().to_be(),
                 sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
                 sin_zero: [0; 8],
             };
             // SAFETY: sockaddr_storage is larger than, and aligned for, every sockaddr.
             unsafe { (&raw mut *storage).cast::<libc::sockaddr_in>().write(raw) };
-            size_of::<libc::sockaddr_in>()
+            socket::size::<libc::sockaddr_in>()
         }
         SocketAddr::V6(v6) => {
             let raw = libc::sockaddr_in6 {
-                sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                sin6_family: family(libc::AF_INET6),
                 sin6_port: v6.port().to_be(),
                 sin6_flowinfo: v6.flowinfo(),
                 sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
@@ -186,8 +190,8 @@ fn sockaddr(address: &SocketAddr) -> (Box<libc::sockaddr_storage>, libc::socklen
             };
             // SAFETY: as above.
             unsafe { (&raw mut *storage).cast::<libc::sockaddr_in6>().write(raw) };
-            size_of::<libc::sockaddr_in6>()
+            socket::size::<libc::sockaddr_in6>()
         }
     };
-    (storage, length as libc::socklen_t)
+    (storage, length)
 }

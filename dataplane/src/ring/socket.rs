@@ -20,6 +20,12 @@ pub fn tcp(address: &SocketAddr) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Size of a small structure, as the kernel wants it.
+#[expect(clippy::cast_possible_truncation, reason = "a structure of a few hundred bytes")]
+pub(super) const fn size<T>() -> libc::socklen_t {
+    size_of::<T>() as libc::socklen_t
+}
+
 fn set(fd: BorrowedFd<'_>, level: i32, name: i32, value: libc::c_int) -> io::Result<()> {
     // SAFETY: value is readable for its own size for the length of the call.
     let result = unsafe {
@@ -28,7 +34,7 @@ fn set(fd: BorrowedFd<'_>, level: i32, name: i32, value: libc::c_int) -> io::Res
             level,
             name,
             (&raw const value).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
+            size::<libc::c_int>(),
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -52,7 +58,7 @@ pub fn shutdown(fd: BorrowedFd<'_>) {
 /// The kernel's name of a socket, by which the probes know it (`SO_COOKIE`). 0 if it has none.
 pub fn cookie(fd: BorrowedFd<'_>) -> u64 {
     let mut cookie = 0u64;
-    let mut length = size_of::<u64>() as libc::socklen_t;
+    let mut length = size::<u64>();
     // SAFETY: cookie and length are writable for their sizes for the length of the call.
     let result = unsafe {
         libc::getsockopt(
@@ -101,7 +107,7 @@ pub struct TcpInfo {
 /// Not a TCP socket.
 pub fn tcp_info(fd: BorrowedFd<'_>) -> io::Result<TcpInfo> {
     let mut raw = [0u8; 256];
-    let mut length = raw.len() as libc::socklen_t;
+    let mut length = size::<[u8; 256]>();
     // SAFETY: raw and length are writable for their sizes for the length of the call.
     let result = unsafe {
         libc::getsockopt(

@@ -17,10 +17,10 @@ use xylem_dataplane::link::{self, ColdEnd, Source, ToCold, ToHot};
 use xylem_protocol::Digest;
 
 /// Longest wait for anything: a test that waits so long has failed.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Bytes that do not repeat.
-pub fn noise(bytes: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn noise(bytes: usize, seed: u64) -> Vec<u8> {
     let mut state = seed | 1;
     let mut next = || {
         state ^= state << 13;
@@ -34,23 +34,23 @@ pub fn noise(bytes: usize, seed: u64) -> Vec<u8> {
 }
 
 /// SHA-256 as a digest.
-pub fn digest_of(data: &[u8]) -> Digest {
+pub(crate) fn digest_of(data: &[u8]) -> Digest {
     Digest::from_bytes(Sha256::digest(data).into())
 }
 
 /// A registry that serves one blob at any path, with `Range`.
 #[derive(Debug)]
-pub struct Origin {
-    pub address: SocketAddr,
-    pub requests: Arc<AtomicU32>,
-    pub body_bytes: Arc<AtomicU64>,
+pub(crate) struct Origin {
+    pub(crate) address: SocketAddr,
+    pub(crate) requests: Arc<AtomicU32>,
+    pub(crate) body_bytes: Arc<AtomicU64>,
 }
 
 /// How an origin misbehaves: the n-th request's body is cut after so many bytes.
-pub type Cuts = Vec<usize>;
+pub(crate) type Cuts = Vec<usize>;
 
 impl Origin {
-    pub fn start(data: Arc<Vec<u8>>, cuts: Cuts) -> Self {
+    pub(crate) fn start(data: Arc<Vec<u8>>, cuts: Cuts) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let requests = Arc::new(AtomicU32::new(0));
@@ -66,7 +66,7 @@ impl Origin {
         Self { address, requests, body_bytes }
     }
 
-    pub fn source(&self, upstream: &str) -> Source {
+    pub(crate) fn source(&self, upstream: &str) -> Source {
         Source::Http {
             upstream: upstream.into(),
             address: self.address,
@@ -118,15 +118,15 @@ fn serve(
 }
 
 /// A ring thread whose cold half is the test.
-pub struct Node {
-    pub address: SocketAddr,
-    pub cold: ColdEnd,
-    pub memory_bytes: u64,
+pub(crate) struct Node {
+    pub(crate) address: SocketAddr,
+    pub(crate) cold: ColdEnd,
+    pub(crate) memory_bytes: u64,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Node {
-    pub fn start(memory_bytes: u64) -> Self {
+    pub(crate) fn start(memory_bytes: u64) -> Self {
         Self::start_with(Settings {
             memory_bytes: Some(memory_bytes),
             node: "n1".into(),
@@ -134,7 +134,7 @@ impl Node {
         })
     }
 
-    pub fn start_with(settings: Settings) -> Self {
+    pub(crate) fn start_with(settings: Settings) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (hot, cold) = link::pair().unwrap();
@@ -147,7 +147,7 @@ impl Node {
     }
 
     /// The next message that is no report.
-    pub fn hear(&self) -> ToCold {
+    pub(crate) fn hear(&self) -> ToCold {
         loop {
             match self.cold.from_hot.recv_timeout(PATIENCE).expect("a message") {
                 ToCold::Report(_) | ToCold::Units { .. } => {}
@@ -156,30 +156,30 @@ impl Node {
         }
     }
 
-    pub fn tell(&self, message: ToHot) {
+    pub(crate) fn tell(&self, message: ToHot) {
         self.cold.to_hot.send(message).unwrap();
     }
 
-    pub fn hear_want(&self) -> Digest {
+    pub(crate) fn hear_want(&self) -> Digest {
         match self.hear() {
             ToCold::Want { digest, .. } => digest,
             other => panic!("expected a want, heard {other:?}"),
         }
     }
 
-    pub fn fetch(&self, digest: Digest, file: OwnedFd, source: Source) {
+    pub(crate) fn fetch(&self, digest: Digest, file: OwnedFd, source: Source) {
         self.tell(ToHot::Fetch { digest, file, direct: false, resume: None, source });
     }
 
     /// Asks for a blob; the answer is read on a thread of its own.
-    pub fn get(&self, digest: &Digest, extra: &str) -> JoinHandle<Response> {
+    pub(crate) fn get(&self, digest: &Digest, extra: &str) -> JoinHandle<Response> {
         let mut stream = self.connect();
         let request = format!("GET /v2/a/blobs/{digest} HTTP/1.1\r\nHost: node\r\n{extra}\r\n");
         stream.write_all(request.as_bytes()).unwrap();
         std::thread::spawn(move || Response::read(&mut stream))
     }
 
-    pub fn connect(&self) -> TcpStream {
+    pub(crate) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream
@@ -200,15 +200,15 @@ impl Drop for Node {
 
 /// What a client got: the head, and the body up to its length or the connection's end.
 #[derive(Debug)]
-pub struct Response {
-    pub status: u16,
-    pub head: String,
-    pub body: Vec<u8>,
-    pub whole: bool,
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
+    pub(crate) whole: bool,
 }
 
 impl Response {
-    pub fn read(stream: &mut TcpStream) -> Self {
+    pub(crate) fn read(stream: &mut TcpStream) -> Self {
         let mut head = Vec::new();
         let mut byte = [0];
         while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap_or(0) > 0 {
