@@ -70,7 +70,7 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::run(),
         Command::Image(options) => image::run(&options),
         Command::LabTest(options) => labtest::run(&options),
-        Command::Sim(options) => sim::run(&options),
+        Command::Sim(options) => sim::run(&options, true),
         Command::LabHold => labtest::links::hold(),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Clean => lab::clean::all(),

@@ -16,10 +16,15 @@ pub(crate) struct Options {
     pub(crate) seed: Option<u64>,
 }
 
-/// Builds the simulator in release and runs it; fails with the command of the first bad seed.
-pub(crate) fn run(options: &Options) -> Result<()> {
+/// Builds the simulator and runs it; fails with the command of the first bad seed. In release it
+/// is faster by far, but building that takes longer than the few seeds of the tests.
+pub(crate) fn run(options: &Options, release: bool) -> Result<()> {
     let mut cargo = run::cargo();
-    cargo.args(["run", "--quiet", "--release", "-p", "xylem-benches", "--bin", "sim", "--"]);
+    cargo.args(["run", "--quiet", "-p", "xylem-benches", "--bin", "sim"]);
+    if release {
+        cargo.arg("--release");
+    }
+    cargo.arg("--");
     match options.seed {
         Some(seed) => cargo.args(["--seed", &seed.to_string()]),
         None => cargo.args(["--seeds", &options.seeds.to_string()]),

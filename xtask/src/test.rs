@@ -13,7 +13,7 @@ use crate::labtest::{self, Tally};
 use crate::{object, run, sim, tidy};
 
 /// Seeds of the simulation where nothing else is asked for: enough for every fault to occur.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 40;
 
 /// What to leave out.
 #[derive(Args, Debug)]
@@ -50,7 +50,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     step("kernel programs", &mut programs)?;
     step("unit and property tests", &mut || counted(run::cargo().args(["test", "--workspace"])))?;
     let simulate = sim::Options { seeds: options.seeds, seed: None };
-    step("simulation", &mut || one(sim::run(&simulate)))?;
+    step("simulation", &mut || one(sim::run(&simulate, false)))?;
     if !options.no_lab {
         // Links, not processors, set the pace in a lab: binaries in debug do.
         step("lab tests, binaries in debug", &mut || labtest::all(None, false))?;
