@@ -236,6 +236,11 @@ impl Store {
         Ok(Begun::Partial(Partial { file: file.into(), direct, resume, record }))
     }
 
+    /// Whether a part of a blob may be here: its beginning takes long to verify.
+    pub fn has_partial(&self, digest: &Digest) -> bool {
+        self.record_path(digest).exists()
+    }
+
     /// The prefix of a partial blob whose units are what the record says.
     fn verified(&self, digest: &Digest) -> Result<Option<Resume>, StoreError> {
         let record_path = self.record_path(digest);

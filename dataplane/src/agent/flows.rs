@@ -115,7 +115,15 @@ impl Agent {
         let asked = self.flows.with(&digest, |flow| (flow.ask.image, flow.ask.repository.clone()));
         let Some((image, repository)) = asked else { return Ok(()) };
         let store = self.store.clone();
-        let opened = spawn_blocking(move || store.begin(&digest));
+        // Making an empty file takes less time than another thread to wake up, and the first byte
+        // waits for it; reading what a partial one holds does not.
+        let opened = async move {
+            if store.has_partial(&digest) {
+                spawn_blocking(move || store.begin(&digest)).await
+            } else {
+                Ok(store.begin(&digest))
+            }
+        };
         let placed = async {
             if let Some(image) = image {
                 self.trees.upstreams(image, &repository).await;
