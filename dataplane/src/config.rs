@@ -59,6 +59,17 @@ fn place(line: Option<usize>) -> String {
     line.map_or(String::new(), |line| format!(" line {line}"))
 }
 
+/// Whether the memory for blocks is locked, so that the kernel need not look it up each time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Lock {
+    /// It is; what cannot be locked is an error.
+    #[default]
+    On,
+    /// It is not.
+    Off,
+}
+
 /// Whether blobs are hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -98,6 +109,9 @@ pub struct Options {
     /// Memory for blocks in flight [default: 8MiB, 4MiB where locked memory is limited]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<String>,
+    /// Whether that memory is locked and registered with the ring; off where it cannot be
+    #[arg(long, value_name = "on|off")]
+    pub lock: Option<Lock>,
     /// Measure hops with kernel programs [default: auto]
     #[arg(long, value_enum, value_name = "MODE")]
     pub probes: Option<ProbeMode>,
@@ -148,6 +162,8 @@ pub struct Config {
     pub store: PathBuf,
     /// Bytes for blocks in flight; `None`: what locked memory allows.
     pub memory_bytes: Option<u64>,
+    /// Whether that memory is locked and registered.
+    pub lock: Lock,
     /// Kernel programs.
     pub probes: ProbeMode,
     /// Their object file.
@@ -190,6 +206,7 @@ impl Options {
             upstream_ca: self.upstream_ca.or(below.upstream_ca),
             store: self.store.or(below.store),
             memory: self.memory.or(below.memory),
+            lock: self.lock.or(below.lock),
             probes: self.probes.or(below.probes),
             probe_object: self.probe_object.or(below.probe_object),
             verify: self.verify.or(below.verify),
@@ -228,6 +245,7 @@ impl Options {
             upstream_ca: self.upstream_ca,
             store: self.store.unwrap_or_else(|| PathBuf::from("/var/lib/xylem")),
             memory_bytes: self.memory.map(memory).transpose()?,
+            lock: self.lock.unwrap_or_default(),
             probes: self.probes.unwrap_or_default(),
             probe_object: self.probe_object,
             verify: self.verify.unwrap_or_default(),

@@ -13,7 +13,7 @@ use clap::Parser;
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 use xylem_dataplane::agent::{self, AgentError};
-use xylem_dataplane::config::{Config, Options, Verify};
+use xylem_dataplane::config::{Config, Lock, Options, Verify};
 use xylem_dataplane::driver;
 use xylem_dataplane::link::{self, HotEnd};
 use xylem_dataplane::origin::Origin;
@@ -92,6 +92,7 @@ fn serve(config: Config) -> Result<()> {
     let (hot, cold) = link::pair().context("cannot make an event descriptor")?;
     let hot_settings = driver::Settings {
         memory_bytes: config.memory_bytes,
+        lock: config.lock == Lock::On,
         node: config.node.clone(),
         verify: config.verify == Verify::Sha256,
     };

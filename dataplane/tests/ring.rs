@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use common::{Node, Origin, Response, digest_of, noise};
+use xylem_dataplane::driver::Settings;
 use xylem_dataplane::link::{Lost, ToCold, ToHot};
 
 const MIB: usize = 1 << 20;
@@ -187,6 +188,25 @@ fn nothing_is_not_taken_for_something() {
     let ToCold::Lost { cause: Lost::Range, .. } = node.hear() else { panic!("a lost source") };
     node.tell(ToHot::Refuse { digest, status: 502, code: "UNKNOWN", message: "none".into() });
     assert_eq!(reader.join().unwrap().status, 502);
+}
+
+#[test]
+fn without_locked_memory_all_is_the_same() {
+    let data = Arc::new(noise(3 * MIB + 99, 7));
+    let digest = digest_of(&data);
+    let origin = Origin::start(data.clone(), vec![]);
+    let node = Node::start_with(Settings {
+        memory_bytes: Some(4 << 20),
+        lock: false,
+        node: "n1".into(),
+        verify: true,
+    });
+    let reader = node.get(&digest, "");
+    node.hear_want();
+    node.fetch(digest, file().into(), origin.source("registry"));
+    assert!(reader.join().unwrap().body == *data);
+    assert!(matches!(node.hear(), ToCold::Stored { .. }));
+    assert!(node.get(&digest, "Range: bytes=5-\r\n").join().unwrap().body == data[5..]);
 }
 
 #[test]

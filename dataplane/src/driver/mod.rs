@@ -46,6 +46,8 @@ use uplink::IdleUplink;
 pub struct Settings {
     /// Bytes of slots; `None`: 8 MiB, or 4 MiB where no more can be locked.
     pub memory_bytes: Option<u64>,
+    /// Whether the slots are locked and registered with the ring.
+    pub lock: bool,
     /// This node's name: a request that has passed it does not wait for it.
     pub node: String,
     /// Whether blobs are hashed. Off only to measure what hashing costs: nothing is verified then.
@@ -105,7 +107,7 @@ pub fn run(
     hot: HotEnd,
     ready: impl FnOnce(u64),
 ) -> Result<(), DriverError> {
-    let ring = Ring::open(settings.memory_bytes)?;
+    let ring = Ring::open(settings.memory_bytes, settings.lock)?;
     let hasher = Hasher::start(hot.bell.clone()).map_err(DriverError::Hasher)?;
     let slots = ring.arena().slots();
     let now = Instant::now();

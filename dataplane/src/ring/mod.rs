@@ -61,6 +61,8 @@ enum Owned {
 pub struct Ring {
     io: IoUring,
     arena: Arena,
+    /// Whether the slots are registered: then they are named by index, else by address.
+    registered: bool,
     heads: HeadBuffers,
     owned: HashMap<u64, Owned>,
     /// Entries that did not fit into the submission queue.

@@ -36,8 +36,8 @@ pub enum RingError {
     Operation(&'static str),
     /// Locked memory.
     #[error(
-        "cannot lock {need_bytes} bytes for the slots, the limit is {limit_bytes}; lower --memory \
-         (4MiB fits into the usual 8 MiB), or raise the limit (LimitMEMLOCK=, ulimit -l)"
+        "cannot lock {need_bytes} bytes for the slots, the limit of this user is {limit_bytes}; \
+         lower --memory, raise the limit (LimitMEMLOCK=, ulimit -l), or go without: --lock off"
     )]
     Locked {
         /// Asked for.
@@ -60,14 +60,16 @@ impl Ring {
     /// Opens a ring with slots of `memory_bytes` in all; without a number 8 MiB, or 4 MiB where no
     /// more can be locked.
     ///
+    /// With `lock` the slots are registered, which counts against the locked memory of the user.
     /// The thread that opens it must be the one that drives it.
     ///
     /// # Errors
     /// [`RingError`], which says what to do.
-    pub fn open(memory_bytes: Option<u64>) -> Result<Self, RingError> {
+    pub fn open(memory_bytes: Option<u64>, lock: bool) -> Result<Self, RingError> {
         let io = build()?;
         probe(&io)?;
         let arena = match memory_bytes {
+            _ if !lock => Arena::new(memory_bytes.unwrap_or(MEMORY_BYTES))?,
             Some(bytes) => register(&io, bytes)?,
             None => match register(&io, MEMORY_BYTES) {
                 Err(RingError::Locked { .. }) => register(&io, MEMORY_SMALL_BYTES)?,
@@ -77,6 +79,7 @@ impl Ring {
         let mut ring = Self {
             io,
             arena,
+            registered: lock,
             heads: HeadBuffers::new(),
             owned: HashMap::new(),
             backlog: VecDeque::new(),

@@ -140,14 +140,24 @@ impl Ring {
         token: Token,
     ) {
         let pointer = self.arena.pointer(slot, offset).cast_const();
-        let entry = opcode::WriteFixed::new(fd(file), pointer, bytes, slot.0).offset(at).build();
+        let file = fd(file);
+        let entry = if self.registered {
+            opcode::WriteFixed::new(file, pointer, bytes, slot.0).offset(at).build()
+        } else {
+            opcode::Write::new(file, pointer, bytes).offset(at).build()
+        };
         self.push(token, entry, None);
     }
 
     /// Reads a file into the start of a slot.
     pub fn read(&mut self, file: BorrowedFd<'_>, slot: Slot, bytes: u32, at: u64, token: Token) {
         let pointer = self.arena.pointer(slot, 0);
-        let entry = opcode::ReadFixed::new(fd(file), pointer, bytes, slot.0).offset(at).build();
+        let file = fd(file);
+        let entry = if self.registered {
+            opcode::ReadFixed::new(file, pointer, bytes, slot.0).offset(at).build()
+        } else {
+            opcode::Read::new(file, pointer, bytes).offset(at).build()
+        };
         self.push(token, entry, None);
     }
 

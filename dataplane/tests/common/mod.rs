@@ -129,6 +129,7 @@ impl Node {
     pub(crate) fn start(memory_bytes: u64) -> Self {
         Self::start_with(Settings {
             memory_bytes: Some(memory_bytes),
+            lock: true,
             node: "n1".into(),
             verify: true,
         })
