@@ -254,8 +254,18 @@ impl Cluster {
 
     /// The hops once reports have caught up: every node has the image's bytes on its hops.
     pub(crate) fn settled_hops(&self, image: &Image, bound: Duration) -> Result<Vec<Hop>> {
+        self.settled_hops_of(&self.nodes, image, bound)
+    }
+
+    /// The same where only these nodes have pulled.
+    pub(crate) fn settled_hops_of(
+        &self,
+        nodes: &[String],
+        image: &Image,
+        bound: Duration,
+    ) -> Result<Vec<Hop>> {
         let all_in = |hops: &[Hop]| {
-            self.nodes.iter().all(|node| {
+            nodes.iter().all(|node| {
                 let own = hops.iter().filter(|hop| hop.child == *node);
                 own.map(|hop| hop.relay_bytes).sum::<u64>() >= image.body_bytes()
             })

@@ -8,6 +8,7 @@ mod badinput;
 mod badstore;
 mod badupstream;
 mod broadcast;
+mod byhand;
 mod control;
 mod liar;
 pub(crate) mod links;
@@ -55,6 +56,8 @@ const TESTS: &[Test] = &[
     ("links_are_shaped_and_labs_coexist", links::are_shaped_and_labs_coexist),
     ("killed_lab_is_cleaned_up", links::killed_lab_is_cleaned_up),
     ("broadcast_costs_the_registry_once", broadcast::costs_the_registry_once),
+    ("commands_of_the_walk_through", byhand::commands),
+    ("skopeo_pulls_through_a_node", byhand::skopeo_pulls_through_a_node),
     ("every_request_has_an_answer", badhttp::every_request_has_an_answer),
     ("wrong_arguments_are_refused", badinput::wrong_arguments),
     ("unreachable_peers_are_named", badinput::unreachable_peers),

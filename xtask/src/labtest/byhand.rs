@@ -1,0 +1,75 @@
+//! What a user does by hand: the commands of the walk-through, and clients that know no Xylem.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::{PULL, STATE, with_cluster};
+use crate::build::Binaries;
+use crate::cluster::{CONTROL, CONTROL_PORT, Cluster, NODE_PORT};
+use crate::run;
+
+/// `xylem pull --output`, `trees`, `hops` and `status`, as text and as JSON.
+pub(super) fn commands(programs: &Binaries) -> Result<()> {
+    with_cluster(programs, 2, "1gbit", |cluster| {
+        let image = cluster.image()?;
+        let node = cluster.nodes()[0].clone();
+        let out = cluster.lab.disk().join("out");
+        let output = format!("oci:{}", out.display());
+        let pulled = xylem(cluster, &["pull", &cluster.reference()?, "--output", &output])?;
+        ensure!(pulled.contains(&image.digest), "pull says `{pulled}`");
+        image.check(&out).context("in the layout that was written")?;
+        cluster.verify(&node, &image)?;
+        let copy = format!("dir:{}", cluster.lab.disk().join("copy").display());
+        skopeo(cluster, &[&output, &copy])?;
+        cluster.settled_hops_of(std::slice::from_ref(&node), &image, STATE)?;
+        for command in ["trees", "hops", "status"] {
+            let text = xylem(cluster, &[command])?;
+            ensure!(text.contains(&node), "{command} does not show {node}: {text}");
+            let json = xylem(cluster, &[command, "--json"])?;
+            let json: Value = serde_json::from_str(&json)
+                .with_context(|| format!("{command} --json says `{json}`"))?;
+            ensure!(json.to_string().contains(&node), "{command} --json does not show {node}");
+        }
+        Ok(())
+    })
+}
+
+/// `skopeo` copies from a node that has nothing yet, as from any registry.
+pub(super) fn skopeo_pulls_through_a_node(programs: &Binaries) -> Result<()> {
+    with_cluster(programs, 2, "1gbit", |cluster| {
+        let image = cluster.image()?;
+        for node in cluster.nodes().to_vec() {
+            let from = format!("docker://{}/demo:latest", cluster.lab.host(&node)?.at(NODE_PORT));
+            let out = cluster.lab.disk().join(format!("copy-{node}"));
+            skopeo(cluster, &[&from, &format!("oci:{}:latest", out.display())])?;
+            image.check(&out).with_context(|| format!("in what {node} gave to skopeo"))?;
+        }
+        cluster.all_alive()
+    })
+}
+
+/// Runs `xylem` on the first node, with its node and control named.
+fn xylem(cluster: &Cluster, arguments: &[&str]) -> Result<String> {
+    let node = &cluster.nodes()[0];
+    let node_url = format!("http://{}", cluster.lab.host(node)?.at(NODE_PORT));
+    let control = format!("http://{}", cluster.lab.host(CONTROL)?.at(CONTROL_PORT));
+    let mut xylem = Command::new(&cluster.programs.xylem);
+    xylem.args(arguments).args(["--control", &control]);
+    // The status of a node is asked for by naming it: here it is the status of all that is wanted.
+    if arguments[0] == "pull" {
+        xylem.args(["--node-url", &node_url]);
+    }
+    cluster.lab.place(node, &mut xylem)?;
+    run::output(&mut xylem)
+}
+
+fn skopeo(cluster: &Cluster, from_to: &[&str]) -> Result<()> {
+    let mut skopeo = run::command("timeout");
+    skopeo.arg(PULL.as_secs().to_string());
+    skopeo.args(["skopeo", "--insecure-policy", "copy", "--quiet", "--preserve-digests"]);
+    skopeo.arg("--src-tls-verify=false").args(from_to);
+    cluster.lab.place(&cluster.nodes()[0], &mut skopeo)?;
+    run::output(&mut skopeo).map(|_| ())
+}
