@@ -220,6 +220,10 @@ impl Cluster {
     fn xylemd(&self, name: &str, address: &str) -> Command {
         let mut xylemd = Command::new(&self.programs.xylemd);
         xylemd.args(["--node", name, "--listen", address]).arg("--store").arg(self.store(name));
+        if !self.lab.is_isolated() {
+            // Without root all nodes share what their user may lock.
+            xylemd.args(["--lock-memory", "false"]);
+        }
         xylemd
     }
 
