@@ -222,7 +222,7 @@ impl Cluster {
         xylemd.args(["--node", name, "--listen", address]).arg("--store").arg(self.store(name));
         if !self.lab.is_isolated() {
             // Without root all nodes share what their user may lock.
-            xylemd.args(["--lock-memory", "false"]);
+            xylemd.args(["--lock", "off"]);
         }
         xylemd
     }
