@@ -303,7 +303,34 @@ impl Driver {
             flow.last_used = self.now;
             flow.heading += u32::from(matches!(conn.state, State::Heading { .. }));
         }
+        if matches!(conn.state, State::Heading { .. }) {
+            // Usually all of it, and the body may follow at once; an error shows in what follows.
+            let sent = socket::send_now(conn.fd.as_fd(), &head).unwrap_or(0);
+            if sent == head.len() {
+                return self.head_sent(index, sent as u64);
+            }
+            conn.traffic.count(sent as u64, self.now);
+            head.drain(..sent);
+        }
         self.send_answer(index, head);
+    }
+
+    /// The whole head of a blob's response is out: the relay feeds the connection now.
+    fn head_sent(&mut self, index: u16, bytes: u64) {
+        let now = self.now;
+        let Some(conn) = self.conns.get_mut(index) else { return };
+        let State::Heading { flow, start, end } = conn.state else { return };
+        conn.traffic.count(bytes, now);
+        self.leave_heading(index);
+        // The flow may have failed while the head was on its way.
+        if !self.flows.get(flow).is_some_and(Flow::has_relay) {
+            return self.close_conn(index);
+        }
+        if let Some(conn) = self.conns.get_mut(index) {
+            conn.state = State::Streaming;
+        }
+        let reader = ReaderId(index);
+        self.happen(Event::Join { reader, flow: FlowId(flow), start, end });
     }
 
     fn send_answer(&mut self, index: u16, bytes: Vec<u8>) {
@@ -352,21 +379,12 @@ impl Driver {
             self.leave_heading(index);
             return self.close_conn(index);
         };
-        conn.traffic.count(u64::from(bytes), self.now);
         match conn.state {
-            State::Heading { flow, start, end } => {
-                self.leave_heading(index);
-                // The flow may have failed while the head was on its way.
-                if !self.flows.get(flow).is_some_and(Flow::has_relay) {
-                    return self.close_conn(index);
-                }
-                if let Some(conn) = self.conns.get_mut(index) {
-                    conn.state = State::Streaming;
-                }
-                let reader = ReaderId(index);
-                self.happen(Event::Join { reader, flow: FlowId(flow), start, end });
+            State::Heading { .. } => self.head_sent(index, u64::from(bytes)),
+            State::Answering => {
+                conn.traffic.count(u64::from(bytes), self.now);
+                self.next_request(index);
             }
-            State::Answering => self.next_request(index),
             _ => {}
         }
     }

@@ -198,7 +198,6 @@ impl Driver {
     /// Sends the request for the bytes from `at` on.
     fn ask(&mut self, index: u16, at: u64) {
         let now = self.now;
-        let token = self.flow_op(Kind::Request, index);
         let Some(flow) = self.flows.get_mut(index) else { return };
         let (Some(uplink), Some(Source::Http { head, .. })) = (&mut flow.uplink, &flow.source)
         else {
@@ -209,9 +208,19 @@ impl Driver {
             request.extend_from_slice(format!("Range: bytes={at}-\r\n").as_bytes());
         }
         request.extend_from_slice(b"\r\n");
-        uplink.stage = Stage::Asking;
         uplink.head = Vec::new();
         (uplink.since, uplink.asked) = (now, now);
+        // A request fits into an empty socket; the ring sends what does not.
+        let sent = socket::send_now(uplink.fd.as_fd(), &request).unwrap_or(0);
+        if sent == request.len() {
+            return self.peek(index);
+        }
+        request.drain(..sent);
+        uplink.stage = Stage::Asking;
+        let token = self.flow_op(Kind::Request, index);
+        let Some(uplink) = self.flows.get(index).and_then(|flow| flow.uplink.as_ref()) else {
+            return;
+        };
         self.ring.send_bytes(uplink.fd.as_fd(), request, token);
     }
 
@@ -263,14 +272,7 @@ impl Driver {
                     Err(error) => self.lose_or_renew(index, Lost::Broken(error)),
                 }
             }
-            _ => {
-                let mut taken = Vec::new();
-                self.ring.take_head(completion, &mut taken);
-                match outcome {
-                    Ok(_) => self.took(index, &taken),
-                    Err(error) => self.lose(index, Lost::Broken(error)),
-                }
-            }
+            _ => debug_assert!(false, "not an operation of a flow: {kind:?}"),
         }
         self.free_flow_if_idle(index);
     }
@@ -285,37 +287,25 @@ impl Driver {
 
     /// Looks at the head that lies on the socket, and takes exactly it.
     fn peeked(&mut self, index: u16, seen: &[u8]) {
+        let now = self.now;
         let Some(uplink) = self.flows.get_mut(index).and_then(|flow| flow.uplink.as_mut()) else {
             return;
         };
         let before = uplink.head.len();
         uplink.head.extend_from_slice(seen);
-        let parsed = ResponseHead::parse(&uplink.head);
-        uplink.head.truncate(before);
-        let (answer, take) = match parsed {
-            Ok(Some((head, length))) => (Some(Box::new(head)), length - before),
+        let (answer, take) = match ResponseHead::parse(&uplink.head) {
+            Ok(Some((head, length))) => (Some(head), length - before),
             Ok(None) => (None, seen.len()),
             Err(error) => return self.lose(index, Lost::Head(error)),
         };
-        uplink.stage = Stage::Taking(answer);
-        let token = self.flow_op(Kind::ResponseTake, index);
-        let Some(uplink) = self.flows.get(index).and_then(|flow| flow.uplink.as_ref()) else {
-            return;
-        };
-        let take = u32::try_from(take).expect("at most a head buffer");
-        self.ring.receive_head(uplink.fd.as_fd(), take, false, token);
-    }
-
-    fn took(&mut self, index: u16, taken: &[u8]) {
-        let now = self.now;
-        let Some(uplink) = self.flows.get_mut(index).and_then(|flow| flow.uplink.as_mut()) else {
-            return;
-        };
-        uplink.traffic.count(taken.len() as u64, now);
-        uplink.head.extend_from_slice(taken);
-        match std::mem::replace(&mut uplink.stage, Stage::Peeking) {
-            Stage::Taking(Some(head)) => self.answered(index, head),
-            _ => self.peek(index),
+        match socket::discard_now(uplink.fd.as_fd(), take) {
+            Ok(taken) if taken == take => uplink.traffic.count(take as u64, now),
+            Ok(_) => return self.lose(index, Lost::Short),
+            Err(error) => return self.lose(index, Lost::Broken(error)),
+        }
+        match answer {
+            Some(head) => self.answered(index, Box::new(head)),
+            None => self.peek(index),
         }
     }
 
@@ -353,12 +343,14 @@ impl Driver {
     pub(super) fn source_opened(&mut self, index: u16, size: u64) {
         let Some(flow) = self.flows.get_mut(index) else { return };
         flow.turn = None;
-        if flow.size.is_none() {
-            flow.size = Some(size);
+        let is_new = flow.size.is_none();
+        flow.size = Some(size);
+        // The first receive goes out before the readers' heads.
+        self.happen(Event::SourceReady { flow: FlowId(index), size });
+        if is_new {
             self.allocate(index, size);
             self.wake_waiters(index, size);
         }
-        self.happen(Event::SourceReady { flow: FlowId(index), size });
         self.keep_if_done(index);
     }
 

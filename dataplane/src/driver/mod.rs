@@ -169,7 +169,6 @@ impl Driver {
             Kind::Connect
             | Kind::Request
             | Kind::ResponsePeek
-            | Kind::ResponseTake
             | Kind::Receive
             | Kind::Allocate
             | Kind::Write => {

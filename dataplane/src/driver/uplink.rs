@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use xylem_protocol::http::ResponseHead;
 use xylem_protocol::limits::{
     CONNECT_MS, IDLE_MS, IDLE_UPLINKS_MAX, PEER_ANSWER_MS, REGISTRY_ANSWER_MS, STALL_MS,
 };
@@ -24,9 +23,6 @@ pub(super) enum Stage {
     Asking,
     /// The head is looked at; it stays on the socket.
     Peeking,
-    /// So many bytes of head are taken off; then the answer is this, or more of the head is to
-    /// come.
-    Taking(Option<Box<ResponseHead>>),
     /// The body flows, when the relay asks for it.
     Receiving,
 }
@@ -138,7 +134,6 @@ impl Driver {
                 Stage::Connecting => (Kind::Connect, CONNECT_MS),
                 Stage::Asking => (Kind::Request, answer),
                 Stage::Peeking => (Kind::ResponsePeek, answer),
-                Stage::Taking(_) => (Kind::ResponseTake, answer),
                 Stage::Receiving if self.relay.is_starved(FlowId(index)) => {
                     // We do not read: it is not to blame.
                     if let Some(uplink) =

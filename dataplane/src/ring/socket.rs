@@ -49,6 +49,35 @@ pub fn no_delay(fd: BorrowedFd<'_>) -> io::Result<()> {
     set(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
 }
 
+/// Sends what the socket takes at this moment, without waiting; how many bytes that were. For heads:
+/// they are small, and what follows them waits for them.
+///
+/// # Errors
+/// The connection is broken.
+pub fn send_now(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: bytes is readable for its length for the length of the call.
+    let sent = unsafe { libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) };
+    match usize::try_from(sent) {
+        Ok(sent) => Ok(sent),
+        Err(_) => match io::Error::last_os_error() {
+            error if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            error => Err(error),
+        },
+    }
+}
+
+/// Takes bytes off a socket that lie there and were looked at already; how many that were.
+///
+/// # Errors
+/// The connection is broken.
+pub fn discard_now(fd: BorrowedFd<'_>, bytes: usize) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+    // SAFETY: with MSG_TRUNC a TCP socket drops the bytes instead of writing them (tcp(7)).
+    let got = unsafe { libc::recv(fd.as_raw_fd(), std::ptr::null_mut(), bytes, flags) };
+    usize::try_from(got).map_err(|_| io::Error::last_os_error())
+}
+
 /// Ends both directions: whatever is in flight on the socket completes.
 pub fn shutdown(fd: BorrowedFd<'_>) {
     // SAFETY: shutdown takes no pointers. ENOTCONN means that it has happened already.
@@ -176,5 +205,22 @@ mod tests {
         assert_eq!(info.state, 1, "established");
         assert!(info.cwnd > 0 && info.cwnd < 1000, "cwnd {}", info.cwnd);
         assert_ne!(cookie(client.as_fd()), cookie(server.as_fd()));
+    }
+
+    #[test]
+    fn sends_and_discards_without_waiting() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        assert_eq!(send_now(server.as_fd(), b"headbody").unwrap(), 8);
+        assert_eq!(client.peek(&mut [0; 16]).unwrap(), 8);
+        assert_eq!(discard_now(client.as_fd(), 4).unwrap(), 4);
+        let mut rest = [0; 4];
+        client.read_exact(&mut rest).unwrap();
+        assert_eq!(&rest, b"body");
+        let much = vec![0; 1 << 20];
+        while send_now(server.as_fd(), &much).unwrap() > 0 {}
+        drop(client);
+        while send_now(server.as_fd(), &much).is_ok() {}
     }
 }

@@ -36,8 +36,6 @@ pub enum Kind {
     Request,
     /// Upstream: the response's head can be looked at.
     ResponsePeek,
-    /// Upstream: the response's head was taken off the socket.
-    ResponseTake,
     /// Upstream: bytes of a body were received.
     Receive,
     /// The file got its space.
@@ -50,7 +48,7 @@ pub enum Kind {
     Provide,
 }
 
-const KINDS: [Kind; 17] = [
+const KINDS: [Kind; 16] = [
     Kind::Accept,
     Kind::Bell,
     Kind::Tick,
@@ -62,7 +60,6 @@ const KINDS: [Kind; 17] = [
     Kind::Connect,
     Kind::Request,
     Kind::ResponsePeek,
-    Kind::ResponseTake,
     Kind::Receive,
     Kind::Allocate,
     Kind::Write,
