@@ -210,6 +210,29 @@ fn without_locked_memory_all_is_the_same() {
 }
 
 #[test]
+fn a_stored_file_does_not_grow_any_more() {
+    let node = Node::start(4 << 20);
+    let stored = (1..=64).map(|bytes| {
+        let data = Arc::new(noise(bytes, 1));
+        let (digest, stored) = (digest_of(&data), file());
+        let origin = Origin::start(data, vec![]);
+        let reader = node.get(&digest, "");
+        assert_eq!(node.hear_want(), digest);
+        node.fetch(digest, stored.try_clone().unwrap().into(), origin.source("registry"));
+        assert!(matches!(node.hear(), ToCold::Stored { .. }));
+        stored.set_len(0).unwrap();
+        reader.join().unwrap();
+        stored
+    });
+    let stored: Vec<_> = stored.collect();
+    // When the ring thread has ended, no operation is left.
+    drop(node);
+    for file in stored {
+        assert_eq!(file.metadata().unwrap().len(), 0);
+    }
+}
+
+#[test]
 fn an_empty_blob() {
     let data = Arc::new(Vec::new());
     let digest = digest_of(&data);

@@ -160,7 +160,15 @@ impl Driver {
         let Some(entry) = self.flows.get_mut(flow.0) else { return };
         entry.complete = true;
         entry.source = None;
-        let (digest, size) = (entry.digest, entry.size.unwrap_or(0));
+        // The cold half cuts the file to its size: an allocation that came later would undo that.
+        if !entry.allocating {
+            self.tell_stored(flow.0);
+        }
+    }
+
+    pub(super) fn tell_stored(&mut self, index: u16) {
+        let Some(flow) = self.flows.get(index) else { return };
+        let (digest, size) = (flow.digest, flow.size.unwrap_or(0));
         self.tell(ToCold::Stored { digest, size });
     }
 

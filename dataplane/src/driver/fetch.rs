@@ -56,6 +56,8 @@ pub(super) struct Flow {
     pub(super) opened: Option<u64>,
     /// Operations in flight.
     pub(super) operations: u32,
+    /// Whether the file is being given its space: until then its size may still grow.
+    pub(super) allocating: bool,
     /// Whether it is complete in the store.
     pub(super) complete: bool,
     pub(super) last_used: Instant,
@@ -82,6 +84,7 @@ impl Flow {
             lent: false,
             opened: None,
             operations: 0,
+            allocating: false,
             complete: false,
             last_used: now,
             units: (0, Vec::new()),
@@ -361,12 +364,20 @@ impl Driver {
             return;
         }
         let token = self.flow_op(Kind::Allocate, index);
-        if let Some(file) = self.flows.get(index).and_then(|flow| flow.file.as_ref()) {
+        let Some(flow) = self.flows.get_mut(index) else { return };
+        flow.allocating = true;
+        if let Some(file) = &flow.file {
             self.ring.allocate(file.as_fd(), bytes, token);
         }
     }
 
     fn allocated(&mut self, index: u16, outcome: std::io::Result<u32>) {
+        let Some(flow) = self.flows.get_mut(index) else { return };
+        flow.allocating = false;
+        if flow.complete {
+            // The writes were faster, and have found their space.
+            return self.tell_stored(index);
+        }
         match outcome {
             Ok(_) => {}
             // A file system without preallocation: the writes find their space themselves.
