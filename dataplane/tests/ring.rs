@@ -212,8 +212,8 @@ fn without_locked_memory_all_is_the_same() {
 #[test]
 fn a_stored_file_does_not_grow_any_more() {
     let node = Node::start(4 << 20);
-    let stored = (1..=64).map(|bytes| {
-        let data = Arc::new(noise(bytes, 1));
+    let stored = (1..=32).map(|bytes| {
+        let data = Arc::new(noise(MIB + bytes, 1));
         let (digest, stored) = (digest_of(&data), file());
         let origin = Origin::start(data, vec![]);
         let reader = node.get(&digest, "");

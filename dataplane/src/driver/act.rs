@@ -42,14 +42,17 @@ impl Driver {
             }
             Action::Hash { flow, slot, offset, bytes, at: _ } => {
                 if self.settings.verify {
-                    self.hasher.hash(flow, slot, self.ring.arena().view(slot, offset, bytes));
+                    let view = self.ring.arena().view(slot, offset, bytes);
+                    let begin = self.flows.get_mut(flow.0).and_then(|flow| flow.hasher.take());
+                    self.hasher.hash(flow, slot, view, begin);
                 } else {
                     self.happen(Event::Hashed { flow, slot, bytes });
                 }
             }
             Action::Finalize { flow } => {
                 if self.settings.verify {
-                    self.hasher.finish(flow);
+                    let begin = self.flows.get_mut(flow.0).and_then(|flow| flow.hasher.take());
+                    self.hasher.finish(flow, begin);
                 } else {
                     self.happen(Event::Finalized { flow, matches: true });
                 }
@@ -225,9 +228,7 @@ impl Driver {
         if let Some(flow) = self.flows.get_mut(index) {
             let first = u32::try_from(bytes / u64::from(UNIT_BYTES)).unwrap_or(u32::MAX);
             flow.units = (first, Vec::new());
-        }
-        if self.settings.verify {
-            self.hasher.begin(FlowId(index), hasher);
+            flow.hasher = Some(Box::new(hasher));
         }
     }
 

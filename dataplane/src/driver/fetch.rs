@@ -9,7 +9,7 @@ use std::time::Instant;
 use sha2::{Digest as _, Sha256};
 use xylem_protocol::Digest;
 use xylem_protocol::http::{Request, ResponseHead};
-use xylem_protocol::limits::{BLOB_MAX, CONNECT_MS, DIRECT_ALIGN, HEAD_MAX};
+use xylem_protocol::limits::{BLOB_MAX, CONNECT_MS, DIRECT_ALIGN, HEAD_MAX, SLOT_BYTES};
 
 use super::conns::State;
 use super::meter::Traffic;
@@ -61,6 +61,8 @@ pub(super) struct Flow {
     /// Whether it is complete in the store.
     pub(super) complete: bool,
     pub(super) last_used: Instant,
+    /// The hash of what the file holds, until the first bytes take it along.
+    pub(super) hasher: Option<Box<Sha256>>,
     /// CRC32C of units since the last message about them: first unit, checksums.
     pub(super) units: (u32, Vec<u32>),
     pub(super) upstream: Arc<str>,
@@ -87,6 +89,7 @@ impl Flow {
             allocating: false,
             complete: false,
             last_used: now,
+            hasher: None,
             units: (0, Vec::new()),
             upstream: Arc::from(""),
         }
@@ -360,7 +363,8 @@ impl Driver {
     fn allocate(&mut self, index: u16, size: u64) {
         let Some(flow) = self.flows.get(index) else { return };
         let bytes = if flow.direct { size.next_multiple_of(u64::from(DIRECT_ALIGN)) } else { size };
-        if bytes == 0 || flow.file.is_none() {
+        // A blob of one slot is one write: that finds its space by itself.
+        if bytes <= u64::from(SLOT_BYTES) || flow.file.is_none() {
             return;
         }
         let token = self.flow_op(Kind::Allocate, index);
