@@ -250,6 +250,7 @@ impl Driver {
         }
         let index = self.new_flow(Flow::new(*digest, self.now))?;
         self.tell(ToCold::Want { digest: *digest, request: Box::new(request.clone()) });
+        self.asked = true;
         Some(index)
     }
 

@@ -102,6 +102,13 @@ impl Ring {
         Ok(())
     }
 
+    /// Submits what was pushed, without waiting. A refusal shows at the next turn.
+    pub fn submit(&mut self) {
+        if !self.refill() {
+            let _ = self.io.submit();
+        }
+    }
+
     /// Moves entries from the backlog; true if some are left.
     fn refill(&mut self) -> bool {
         let mut queue = self.io.submission();
