@@ -98,7 +98,7 @@ impl Report {
             println!("{:>8}  {:8.3} s  {verdict}", node.name, node.seconds);
         }
         let mib_s = self.goodput_bytes_s / (1 << 20) as f64;
-        let link = self.rate.as_deref().unwrap_or("unshaped loopback");
+        let link = self.rate.as_deref().unwrap_or("unshaped, all on this machine");
         println!();
         println!("makespan          {:.3} s", self.makespan_s);
         println!("limit S/B         {:.3} s  ({link}: B = {mib_s:.1} MiB/s)", self.limit_s);
