@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -35,6 +35,9 @@ pub(crate) const CONTROL: &str = "control";
 pub(crate) const REPOSITORY: &str = "demo";
 /// The tag under which the image is pushed.
 pub(crate) const TAG: &str = "latest";
+
+/// How long hop reports have to stay the same: a node reports each second.
+const REPORTS_STILL: Duration = Duration::from_millis(2500);
 
 /// Who serves the image at first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -274,9 +277,19 @@ impl Cluster {
                 own.map(|hop| hop.relay_bytes).sum::<u64>() >= image.body_bytes()
             })
         };
+        // One end's report can come a round before the other's: what has stopped to change is all.
+        let mut seen: Option<(Vec<Hop>, Instant)> = None;
         let settled = run::wait_for("the hop reports of all nodes", bound, || {
             let hops = self.hops()?;
-            Ok(all_in(&hops).then_some(hops))
+            let same = seen.as_ref().is_some_and(|(before, _)| same_counts(before, &hops));
+            match &seen {
+                Some((_, since)) if same && since.elapsed() >= REPORTS_STILL => Ok(Some(hops)),
+                Some(_) if same => Ok(None),
+                _ => {
+                    seen = all_in(&hops).then(|| (hops, Instant::now()));
+                    Ok(None)
+                }
+            }
         });
         settled.or_else(|late| {
             let hops = self.hops()?;
@@ -321,6 +334,14 @@ impl Cluster {
             Ok(self.get(node, "/xylem/v1/status").ok().filter(&is_so))
         })
     }
+}
+
+fn same_counts(before: &[Hop], now: &[Hop]) -> bool {
+    let counts = |hops: &[Hop]| {
+        let count = |hop: &Hop| (hop.relay_bytes, hop.kernel_bytes, hop.first_byte_ms);
+        hops.iter().map(count).collect::<Vec<_>>()
+    };
+    counts(before) == counts(now)
 }
 
 /// Which origin this machine can have: installs the registry where that is possible.
