@@ -164,7 +164,8 @@ impl Driver {
     }
 
     /// The cold half answers a question for a blob within a fraction of a millisecond, and a reader
-    /// waits for it: stays awake that long. Going to sleep and being woken would take as long again.
+    /// waits for it: stays awake that long. Going to sleep and being woken would take as long
+    /// again.
     fn await_answer(&mut self) {
         if !std::mem::take(&mut self.asked) {
             return;

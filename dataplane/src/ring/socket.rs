@@ -49,8 +49,8 @@ pub fn no_delay(fd: BorrowedFd<'_>) -> io::Result<()> {
     set(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
 }
 
-/// Sends what the socket takes at this moment, without waiting; how many bytes that were. For heads:
-/// they are small, and what follows them waits for them.
+/// Sends what the socket takes at this moment, without waiting; how many bytes that were. For
+/// heads: they are small, and what follows them waits for them.
 ///
 /// # Errors
 /// The connection is broken.
