@@ -95,8 +95,6 @@ pub struct Partial {
     pub direct: bool,
     /// What it holds already.
     pub resume: Option<Resume>,
-    /// The record of its units, open for writing.
-    pub record: File,
 }
 
 /// What there is of a blob when it is asked for.
@@ -226,14 +224,16 @@ impl Store {
             }
             other => other,
         };
-        let units = resume.as_ref().map_or(0, |resume| resume.bytes);
         let (file, direct) = open_direct(
             OpenOptions::new().read(true).write(true).create(true).truncate(resume.is_none()),
             &path,
         )
         .map_err(|source| StoreError::Io { action: "create", path, source })?;
-        let record = self.open_record(digest, units)?;
-        Ok(Begun::Partial(Partial { file: file.into(), direct, resume, record }))
+        if let Some(resume) = &resume {
+            // It forgets the units that are not what it says.
+            self.open_record(digest, resume.bytes)?;
+        }
+        Ok(Begun::Partial(Partial { file: file.into(), direct, resume }))
     }
 
     /// Whether a part of a blob may be here: its beginning takes long to verify.
@@ -256,8 +256,12 @@ impl Store {
         }
     }
 
-    /// The record, cut to the units of the first `bytes` bytes.
-    fn open_record(&self, digest: &Digest, bytes: u64) -> Result<File, StoreError> {
+    /// The record of a partial blob, made if it is not there, cut to the units of its first `bytes`
+    /// bytes. Without one the blob is not resumed after a restart.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn open_record(&self, digest: &Digest, bytes: u64) -> Result<File, StoreError> {
         let path = self.record_path(digest);
         let open = || {
             let mut options = OpenOptions::new();

@@ -151,14 +151,13 @@ impl Agent {
         chosen: Option<Chosen>,
     ) {
         let Some(chosen) = chosen else { return };
-        let Partial { file, direct, resume, record } = partial;
+        let Partial { file, direct, resume } = partial;
         let at = resume.as_ref().map_or(0, |resume| resume.bytes);
         let known = self.flows.with_serial(&digest, serial, |flow| {
             flow.started = true;
             flow.at = at;
             flow.size = resume.as_ref().map_or(0, |resume| resume.size);
             flow.headed = resume.is_some();
-            flow.record = Some(Rc::new(tokio_uring::fs::File::from_std(record)));
         });
         if known.is_none() {
             return;
@@ -167,6 +166,14 @@ impl Agent {
         let source = chosen.source.clone();
         self.post.send(ToHot::Fetch { digest, file, direct, resume, source });
         self.feed_if_cold(digest, serial, chosen);
+        // After the ring thread has what it waits for: the first unit is not hashed before long.
+        match self.store.open_record(&digest, at) {
+            Ok(record) => {
+                let record = Rc::new(tokio_uring::fs::File::from_std(record));
+                self.flows.with_serial(&digest, serial, |flow| flow.record = Some(record));
+            }
+            Err(error) => warn!(%digest, %error, "a restart will fetch this blob anew"),
+        }
     }
 
     /// The blob is complete: serve it to whom asked, tell whom waited.

@@ -28,9 +28,10 @@ fn leave_partial(root: &Path, content: &[u8], units: usize) -> Digest {
     file.write_all_at(&content[..end], 0).unwrap();
     file.set_len((content.len() as u64).next_multiple_of(4096)).unwrap();
     let crc: Vec<u32> = content[..end].chunks(UNIT).map(crc32c::crc32c).collect();
-    partial.record.write_all_at(&record::header(content.len() as u64), 0).unwrap();
+    let units_file = store.open_record(&digest, 0).unwrap();
+    units_file.write_all_at(&record::header(content.len() as u64), 0).unwrap();
     let (offset, bytes) = record::entries(0, &crc);
-    partial.record.write_all_at(&bytes, offset).unwrap();
+    units_file.write_all_at(&bytes, offset).unwrap();
     digest
 }
 

@@ -180,14 +180,15 @@ fn a_partial_blob_is_resumed() {
     let units = content.clone();
     let setup = Setup {
         fill: Some(Box::new(move |store| {
-            let Begun::Partial(partial) = store.begin(&blob).unwrap() else { panic!() };
+            assert!(matches!(store.begin(&blob).unwrap(), Begun::Partial(_)));
+            let units_file = store.open_record(&blob, 0).unwrap();
             let crc = crc32c::crc32c(&units[..UNIT_BYTES as usize]);
             let file =
                 std::fs::OpenOptions::new().write(true).open(store.partial_path(&blob)).unwrap();
             std::os::unix::fs::FileExt::write_all_at(&file, &units[..2 * UNIT_BYTES as usize], 0)
                 .unwrap();
             let write = |bytes: &[u8], at| {
-                std::os::unix::fs::FileExt::write_all_at(&partial.record, bytes, at).unwrap();
+                std::os::unix::fs::FileExt::write_all_at(&units_file, bytes, at).unwrap();
             };
             write(&record::header(units.len() as u64), 0);
             let (at, bytes) = record::entries(0, &[crc, crc]);
