@@ -1,6 +1,8 @@
 //! Control: which node reads from which, per image; and the command line that shows it. Never
 //! carries a block.
 
+#![forbid(unsafe_code)]
+
 pub mod api;
 pub mod cli;
 pub mod forest;

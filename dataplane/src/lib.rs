@@ -1,5 +1,7 @@
 //! The node daemon of Xylem: a registry mirror whose upstream is its parent in the tree.
 
+#![deny(unsafe_code)]
+
 pub mod agent;
 pub mod clock;
 pub mod config;
@@ -11,5 +13,6 @@ pub mod metrics;
 pub mod origin;
 pub mod probes;
 pub mod relay;
+#[expect(unsafe_code, reason = "the one place that speaks to the kernel by hand")]
 pub mod ring;
 pub mod store;

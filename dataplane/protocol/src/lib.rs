@@ -1,6 +1,8 @@
 //! What Xylem's processes agree on: digests, names, limits, HTTP heads and the control stream. No
 //! I/O.
 
+#![forbid(unsafe_code)]
+
 pub mod digest;
 pub mod http;
 pub mod limits;
