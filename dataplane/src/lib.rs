@@ -10,6 +10,7 @@ pub mod hops;
 pub mod link;
 pub mod lru;
 pub mod metrics;
+pub mod oneline;
 pub mod origin;
 pub mod probes;
 pub mod relay;

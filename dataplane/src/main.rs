@@ -60,7 +60,7 @@ fn main() -> ExitCode {
 }
 
 fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
-    eprintln!("xylemd: {}", xylem_dataplane::origin::chain(error.as_ref()));
+    eprintln!("xylemd: {}", xylem_dataplane::oneline::chain(error.as_ref()));
     ExitCode::from(code)
 }
 

@@ -22,7 +22,7 @@ use crate::store::Complete;
 
 pub(crate) use document::is_index;
 pub use document::{Descriptor, Document, Platform, media_type_of};
-pub use error::{OriginError, chain};
+pub use error::OriginError;
 pub use layout::Layout;
 pub use peer::{PeerClient, PeerRequest};
 pub use registry::{BlobStream, Registry};

@@ -20,7 +20,7 @@ use xylem_protocol::pb::control_client::ControlClient;
 use xylem_protocol::pb::node_message::Kind;
 
 use super::Agent;
-use crate::origin::chain;
+use crate::oneline::chain;
 
 /// Heartbeats when control names no period.
 const HEARTBEAT_DEFAULT_MS: u32 = 1_000;

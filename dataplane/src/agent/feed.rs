@@ -11,7 +11,8 @@ use xylem_protocol::limits::REGISTRY_ANSWER_MS;
 
 use super::Agent;
 use crate::link::{Attempt, Lost, ToHot};
-use crate::origin::{BlobStream, Origin, OriginError, chain};
+use crate::oneline::chain;
+use crate::origin::{BlobStream, Origin, OriginError};
 use crate::ring::SlotLease;
 
 /// A slot to fill from `at` on.

@@ -15,7 +15,8 @@ use xylem_protocol::limits::{FLOWS_MAX, UNIT_BYTES};
 
 use super::Agent;
 use crate::link::{Attempt, Lost, ToHot};
-use crate::origin::{Origin, OriginError, chain};
+use crate::oneline::chain;
+use crate::origin::{Origin, OriginError};
 use crate::store::{Begun, Complete, Partial, StoreError, record};
 
 pub(super) use flow::{Flow, FlowAsk, Flows, Refusal};

@@ -171,7 +171,7 @@ impl Agent {
                 match self.peers.manifest(&peer.node, peer.address, &request).await {
                     Ok(manifest) => return Ok(manifest),
                     Err(error) => {
-                        let told = crate::origin::chain(&error);
+                        let told = crate::oneline::chain(&error);
                         debug!(digest = %ask.digest, error = told, "manifest of a peer");
                         last = Some(error);
                     }
@@ -210,7 +210,7 @@ impl Agent {
         let put = spawn_blocking(move || store.put(&manifest.digest, &manifest.bytes)).await;
         if let Ok(Err(error)) = put {
             self.metrics.error("store");
-            warn!(error = crate::origin::chain(&error), "manifest not stored");
+            warn!(error = crate::oneline::chain(&error), "manifest not stored");
         }
     }
 }

@@ -13,6 +13,7 @@ use super::fetch::{Flow, Phase};
 use super::meter::Traffic;
 use super::{Driver, conn_token};
 use crate::link::{Ticket, ToCold};
+use crate::oneline::chain;
 use crate::relay::{Event, FlowId, ReaderId};
 use crate::ring::token::Kind;
 use crate::ring::{Completion, Ring, Slot, socket};
@@ -457,16 +458,4 @@ impl Driver {
             }
         }
     }
-}
-
-/// An error and its causes in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

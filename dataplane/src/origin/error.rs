@@ -1,7 +1,5 @@
 //! What can go wrong between a node and its upstream, with the answer that tells a client so.
 
-use std::error::Error;
-use std::fmt::Write;
 use std::path::PathBuf;
 
 use xylem_protocol::Digest;
@@ -169,19 +167,4 @@ impl OriginError {
             _ => Self::Status { upstream, what, status },
         }
     }
-}
-
-/// An error and its causes on one line; a cause that its error already repeats is left out.
-pub fn chain(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        if !line.contains(&text) {
-            // Writing to a String cannot fail.
-            let _ = write!(line, ": {text}");
-        }
-        cause = error.source();
-    }
-    line.replace(['\n', '\r'], " ")
 }

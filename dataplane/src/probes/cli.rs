@@ -60,7 +60,7 @@ pub fn run(args: &ProbesArgs) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("xylemd: {}", error::chain(&failure));
+            eprintln!("xylemd: {}", crate::oneline::chain(&failure));
             ExitCode::from(if failure.is_missing() { 2 } else { 1 })
         }
     }

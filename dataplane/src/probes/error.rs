@@ -138,23 +138,6 @@ impl ProbeError {
     }
 }
 
-/// An error and its causes on one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        // Some libraries repeat their cause in their own message; the verifier's log has lines.
-        let text = text.lines().next().unwrap_or_default();
-        if !line.contains(text) {
-            line.push_str(": ");
-            line.push_str(text);
-        }
-        cause = error.source();
-    }
-    line
-}
-
 fn paths(tried: &[PathBuf]) -> String {
     tried.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" or ")
 }
@@ -189,6 +172,7 @@ pub(super) fn check_btf() -> Result<(), ProbeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oneline::chain;
 
     #[test]
     fn capabilities_decide() {

@@ -25,6 +25,7 @@ use serde::Deserialize;
 pub use xylem_ebpf::SocketCounters;
 use xylem_ebpf::{MAP_SOCKETS, PROGRAM_EGRESS, PROGRAM_INGRESS, PROGRAM_SOCK_OPS};
 
+use crate::oneline::chain;
 pub use cgroup::OwnCgroup;
 pub use error::ProbeError;
 pub use table::{MapRow, ProgramRow, Table};
@@ -83,7 +84,7 @@ impl Availability {
     pub fn reason(&self) -> String {
         match self {
             Self::Attached(probes) => probes.describe(),
-            Self::Unavailable(error) => error::chain(error),
+            Self::Unavailable(error) => chain(error),
             Self::Off => "--probes off".to_owned(),
         }
     }
@@ -107,7 +108,7 @@ pub fn open(mode: ProbeMode, object: Option<&Path>) -> Result<Availability, Prob
         }
         Err(error) if mode == ProbeMode::On => Err(error),
         Err(error) => {
-            let reason = error::chain(&error);
+            let reason = chain(&error);
             tracing::warn!(%reason, "no kernel probes; hop figures come from TCP_INFO");
             Ok(Availability::Unavailable(error))
         }
@@ -159,7 +160,7 @@ impl Probes {
             Ok(Some(probes)) => return Ok(probes),
             Ok(None) => {}
             // Of another version, or not readable.
-            Err(error) => tracing::debug!(reason = error::chain(&error), "pins not usable"),
+            Err(error) => tracing::debug!(reason = chain(&error), "pins not usable"),
         }
         let object = find_object(object)?;
         error::check_privilege()?;

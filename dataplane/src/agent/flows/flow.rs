@@ -12,7 +12,8 @@ use xylem_protocol::limits::UNIT_BYTES;
 use super::Outcome;
 use crate::agent::feed::Lent;
 use crate::link::{Attempt, ToHot};
-use crate::origin::{OriginError, chain};
+use crate::oneline::chain;
+use crate::origin::OriginError;
 
 /// Why a blob (or anything else) cannot be had, as it is told to clients.
 #[derive(Debug, Clone, PartialEq, Eq)]

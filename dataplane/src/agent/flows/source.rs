@@ -14,7 +14,8 @@ use super::{Flow, Refusal};
 use crate::agent::trees::Upstream;
 use crate::agent::{Agent, REGISTRY, feed};
 use crate::link::{Lost, Source};
-use crate::origin::{BlobRoute, Origin, OriginError, PeerRequest, Registry, chain};
+use crate::oneline::chain;
+use crate::origin::{BlobRoute, Origin, OriginError, PeerRequest, Registry};
 
 /// A source, and what the agent has to do for it.
 #[derive(Debug)]
