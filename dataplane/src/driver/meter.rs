@@ -163,8 +163,8 @@ impl Meter {
         self.moving || !self.told
     }
 
-    /// Takes an upstream connection's last sample.
-    pub(super) fn close_uplink(&mut self, fd: &OwnedFd, traffic: &mut Traffic) {
+    /// Takes the last sample of a connection that is about to be closed.
+    pub(super) fn take_last(&mut self, fd: &OwnedFd, traffic: &mut Traffic) {
         if let Some(sample) = traffic.sample(fd, true)
             && self.closed.len() < SAMPLES_MAX
         {
@@ -212,7 +212,7 @@ impl Driver {
     /// Takes a downstream connection's last sample.
     pub(super) fn meter_closed_conn(&mut self, index: u16) {
         let Some(conn) = self.conns.get_mut(index) else { return };
-        self.meter.close_uplink(&conn.fd, &mut conn.traffic);
+        self.meter.take_last(&conn.fd, &mut conn.traffic);
     }
 
     /// Tells the cold half what moved.

@@ -63,29 +63,22 @@ impl Driver {
     /// Keeps a connection whose body is complete for the next blob.
     pub(super) fn keep_if_done(&mut self, index: u16) {
         let Some(flow) = self.flows.get_mut(index) else { return };
-        let done = flow
-            .uplink
-            .as_ref()
-            .is_some_and(|uplink| matches!(uplink.stage, Stage::Receiving) && uplink.left == 0);
-        if !done {
-            return;
-        }
-        let Some(mut uplink) = self.flows.get_mut(index).and_then(|flow| flow.uplink.take()) else {
-            return;
-        };
+        let is_done =
+            |uplink: &mut Uplink| matches!(uplink.stage, Stage::Receiving) && uplink.left == 0;
+        let Some(mut uplink) = flow.uplink.take_if(is_done) else { return };
         if uplink.keep_alive {
             if self.idle.len() >= IDLE_UPLINKS_MAX {
                 self.drop_idle();
             }
             self.idle.push_back(IdleUplink { uplink, since: self.now });
         } else {
-            self.meter.close_uplink(&uplink.fd, &mut uplink.traffic);
+            self.meter.take_last(&uplink.fd, &mut uplink.traffic);
         }
     }
 
     fn drop_idle(&mut self) {
         if let Some(mut idle) = self.idle.pop_front() {
-            self.meter.close_uplink(&idle.uplink.fd, &mut idle.uplink.traffic);
+            self.meter.take_last(&idle.uplink.fd, &mut idle.uplink.traffic);
         }
     }
 
@@ -117,7 +110,7 @@ impl Driver {
 
     pub(super) fn drop_uplink(&mut self, index: u16) {
         if let Some(mut uplink) = self.flows.get_mut(index).and_then(|flow| flow.uplink.take()) {
-            self.meter.close_uplink(&uplink.fd, &mut uplink.traffic);
+            self.meter.take_last(&uplink.fd, &mut uplink.traffic);
         }
     }
 

@@ -157,7 +157,7 @@ impl Relay {
         }
     }
 
-    /// Whether a flow still takes part: for the driver's watchdogs.
+    /// Whether it is a flow's turn and no source has answered yet: for watchdogs.
     pub fn is_waiting_for_source(&self, id: FlowId) -> bool {
         matches!(self.flow(id).phase, Phase::Connecting)
     }
