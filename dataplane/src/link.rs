@@ -7,7 +7,8 @@
 //! ```text
 //! hot  -> cold  Want        a reader asks for a blob that is not open here (once)
 //! cold -> hot   Present     it is in the store: serve the file
-//!            or Fetch       it is not: here is a file to fill, and a source
+//!            or Fetch       it is not: here is a source, and a file to fill, or the file follows
+//!                           in File while the source is being asked
 //!            or Refuse      it cannot be had: tell the readers so
 //! hot  -> cold  Lost        the source ended early       -> Source | Refuse
 //! hot  -> cold  Mismatch    all bytes here, wrong digest -> Source (registry, from 0) | Refuse
@@ -95,6 +96,15 @@ pub struct Resume {
     pub hasher: Sha256,
     /// The whole blob's size.
     pub size: u64,
+}
+
+/// A file to be filled with a blob.
+#[derive(Debug)]
+pub struct FillFile {
+    /// Open for reading and writing; not preallocated while the size is unknown.
+    pub file: OwnedFd,
+    /// Whether it was opened with `O_DIRECT`.
+    pub direct: bool,
 }
 
 /// From the ring thread to the cold half.
@@ -212,14 +222,19 @@ pub enum ToHot {
     Fetch {
         /// Which.
         digest: Digest,
-        /// Open for reading and writing; not preallocated while the size is unknown.
-        file: OwnedFd,
-        /// Whether the file was opened with `O_DIRECT`.
-        direct: bool,
+        /// Where to put it; `None`: it follows with [`ToHot::File`], or [`ToHot::Refuse`] does.
+        file: Option<FillFile>,
         /// What the file holds already.
         resume: Option<Resume>,
         /// Where from.
         source: Source,
+    },
+    /// The file of a blob whose source is being asked already.
+    File {
+        /// Which blob.
+        digest: Digest,
+        /// Where to put it.
+        file: FillFile,
     },
     /// The next source of a flow.
     Source {

@@ -24,7 +24,7 @@ use sha2::{Digest as _, Sha256};
 use tracing::warn;
 use xylem_protocol::Digest;
 
-use crate::link::Resume;
+use crate::link::{FillFile, Resume};
 
 /// What went wrong with the store; one line that names the path and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -89,10 +89,8 @@ pub struct Complete {
 /// A blob that is to be fetched.
 #[derive(Debug)]
 pub struct Partial {
-    /// The file, open for reading and writing.
-    pub file: OwnedFd,
-    /// Whether it is open with `O_DIRECT`.
-    pub direct: bool,
+    /// The file.
+    pub file: FillFile,
     /// What it holds already.
     pub resume: Option<Resume>,
 }
@@ -224,21 +222,31 @@ impl Store {
             }
             other => other,
         };
+        let partial = self.create(digest, resume)?;
+        if let Some(resume) = &partial.resume {
+            // It forgets the units that are not what it says.
+            self.open_record(digest, resume.bytes)?;
+        }
+        Ok(Begun::Partial(partial))
+    }
+
+    /// The file of a blob to be filled, empty but for what is to be resumed.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn create(&self, digest: &Digest, resume: Option<Resume>) -> Result<Partial, StoreError> {
+        let path = self.partial_path(digest);
         let (file, direct) = open_direct(
             OpenOptions::new().read(true).write(true).create(true).truncate(resume.is_none()),
             &path,
         )
         .map_err(|source| StoreError::Io { action: "create", path, source })?;
-        if let Some(resume) = &resume {
-            // It forgets the units that are not what it says.
-            self.open_record(digest, resume.bytes)?;
-        }
-        Ok(Begun::Partial(Partial { file: file.into(), direct, resume }))
+        Ok(Partial { file: FillFile { file: file.into(), direct }, resume })
     }
 
-    /// Whether a part of a blob may be here: its beginning takes long to verify.
-    pub fn has_partial(&self, digest: &Digest) -> bool {
-        self.record_path(digest).exists()
+    /// Whether a blob is here, or a part of it: if not, it begins with [`Store::create`].
+    pub fn knows(&self, digest: &Digest) -> bool {
+        self.size_of(digest).is_some() || self.record_path(digest).exists()
     }
 
     /// The prefix of a partial blob whose units are what the record says.

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use common::{Node, Origin, Response, digest_of, noise};
 use xylem_dataplane::driver::Settings;
-use xylem_dataplane::link::{Lost, ToCold, ToHot};
+use xylem_dataplane::link::{FillFile, Lost, ToCold, ToHot};
 
 const MIB: usize = 1 << 20;
 
@@ -70,6 +70,56 @@ fn a_lost_source_is_continued_at_the_own_offset() {
     let response = reader.join().unwrap();
     assert!(response.whole && response.body == *data, "readers notice nothing");
     assert_eq!(origin.body_bytes.load(Ordering::SeqCst), data.len() as u64, "nothing twice");
+}
+
+/// Starts a transfer whose file is still being made, up to the reader's first bytes.
+fn fetch_without_file(node: &Node, origin: &Origin, data: &[u8]) -> std::net::TcpStream {
+    let digest = digest_of(data);
+    let mut reader = node.connect();
+    let request = format!("GET /v2/a/blobs/{digest} HTTP/1.1\r\nHost: node\r\n\r\n");
+    reader.write_all(request.as_bytes()).unwrap();
+    node.hear_want();
+    let source = origin.source("registry");
+    node.tell(ToHot::Fetch { digest, file: None, resume: None, source });
+    let mut first = vec![0; MIB];
+    reader.peek(&mut first).unwrap();
+    reader
+}
+
+#[test]
+fn the_first_bytes_do_not_wait_for_the_file() {
+    let data = Arc::new(noise(9 * MIB + 5, 8));
+    let digest = digest_of(&data);
+    let origin = Origin::start(data.clone(), vec![]);
+    let node = Node::start(4 << 20);
+    let mut reader = fetch_without_file(&node, &origin, &data);
+    let stored = file();
+    let file = FillFile { file: stored.try_clone().unwrap().into(), direct: false };
+    node.tell(ToHot::File { digest, file });
+    assert!(Response::read(&mut reader).body == *data);
+    assert!(matches!(node.hear(), ToCold::Stored { .. }));
+    let mut in_file = Vec::new();
+    { &stored }.read_to_end(&mut in_file).unwrap();
+    assert!(in_file == *data, "what came before the file is in it");
+}
+
+#[test]
+fn no_file_after_all() {
+    let data = Arc::new(noise(9 * MIB, 9));
+    let digest = digest_of(&data);
+    let origin = Origin::start(data.clone(), vec![]);
+    let node = Node::start(4 << 20);
+    let mut reader = fetch_without_file(&node, &origin, &data);
+    node.tell(ToHot::Refuse { digest, status: 507, code: "UNKNOWN", message: "full".into() });
+    assert!(!Response::read(&mut reader).whole, "cut off: there is no blob");
+    // The slots came back: another blob has them.
+    let other = Arc::new(noise(6 * MIB, 10));
+    let (origin, second) = (Origin::start(other.clone(), vec![]), digest_of(&other));
+    let reader = node.get(&second, "");
+    assert_eq!(node.hear_want(), second);
+    node.fetch(second, file().into(), origin.source("registry"));
+    assert!(reader.join().unwrap().body == *other);
+    assert!(matches!(node.hear(), ToCold::Stored { .. }));
 }
 
 #[test]

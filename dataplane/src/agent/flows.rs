@@ -14,7 +14,7 @@ use xylem_protocol::http::{Request, Route};
 use xylem_protocol::limits::{FLOWS_MAX, UNIT_BYTES};
 
 use super::Agent;
-use crate::link::{Attempt, Lost, ToHot};
+use crate::link::{Attempt, FillFile, Lost, Resume, ToHot};
 use crate::oneline::chain;
 use crate::origin::{Origin, OriginError};
 use crate::store::{Begun, Complete, Partial, StoreError, record};
@@ -115,32 +115,36 @@ impl Agent {
         }
         let asked = self.flows.with(&digest, |flow| (flow.ask.image, flow.ask.repository.clone()));
         let Some((image, repository)) = asked else { return Ok(()) };
-        let store = self.store.clone();
-        // Making an empty file takes less time than another thread to wake up, and the first byte
-        // waits for it; reading what a partial one holds does not.
-        let opened = async move {
-            if store.has_partial(&digest) {
-                spawn_blocking(move || store.begin(&digest)).await
-            } else {
-                Ok(store.begin(&digest))
-            }
-        };
         let placed = async {
             if let Some(image) = image {
                 self.trees.upstreams(image, &repository).await;
             }
         };
-        let (opened, ()) = tokio::join!(opened, placed);
-        let partial = match opened.map_err(OriginError::from).map_err(|e| Refusal::origin(&e))? {
-            Ok(Begun::Complete(complete)) => {
-                self.present(digest, complete);
-                return Ok(());
+        if self.store.knows(&digest) {
+            // What a partial blob holds is read, which takes its time.
+            let store = self.store.clone();
+            let opened = spawn_blocking(move || store.begin(&digest));
+            let (opened, ()) = tokio::join!(opened, placed);
+            let refused = |error| Refusal::origin(&OriginError::from(error));
+            match opened.map_err(refused)? {
+                Ok(Begun::Complete(complete)) => self.present(digest, complete),
+                Ok(Begun::Partial(Partial { file, resume })) => {
+                    if let Some(chosen) = self.next_source(digest, serial).await? {
+                        self.send_fetch(digest, serial, Some(file), resume, chosen);
+                    }
+                }
+                Err(error) => return Err(self.store_refusal(&error)),
             }
-            Ok(Begun::Partial(partial)) => partial,
-            Err(error) => return Err(self.store_refusal(&error)),
-        };
-        let chosen = self.next_source(digest, serial).await?;
-        self.send_fetch(digest, serial, partial, chosen);
+            return Ok(());
+        }
+        placed.await;
+        let Some(chosen) = self.next_source(digest, serial).await? else { return Ok(()) };
+        // The first byte waits for the source's answer, and not for the file, which is made
+        // meanwhile: it takes as long as a hop.
+        self.send_fetch(digest, serial, None, None, chosen);
+        let made = self.store.create(&digest, None).map_err(|error| self.store_refusal(&error))?;
+        self.post.send(ToHot::File { digest, file: made.file });
+        self.open_record(digest, serial, 0);
         Ok(())
     }
 
@@ -148,11 +152,10 @@ impl Agent {
         self: &Rc<Self>,
         digest: Digest,
         serial: u64,
-        partial: Partial,
-        chosen: Option<Chosen>,
+        file: Option<FillFile>,
+        resume: Option<Resume>,
+        chosen: Chosen,
     ) {
-        let Some(chosen) = chosen else { return };
-        let Partial { file, direct, resume } = partial;
         let at = resume.as_ref().map_or(0, |resume| resume.bytes);
         let known = self.flows.with_serial(&digest, serial, |flow| {
             flow.started = true;
@@ -164,10 +167,17 @@ impl Agent {
             return;
         }
         debug!(%digest, at, upstream = chosen.upstream(), "fetching");
-        let source = chosen.source.clone();
-        self.post.send(ToHot::Fetch { digest, file, direct, resume, source });
+        let (source, is_here) = (chosen.source.clone(), file.is_some());
+        self.post.send(ToHot::Fetch { digest, file, resume, source });
         self.feed_if_cold(digest, serial, chosen);
-        // After the ring thread has what it waits for: the first unit is not hashed before long.
+        if is_here {
+            self.open_record(digest, serial, at);
+        }
+    }
+
+    /// Opens a blob's record. After the ring thread has what it waits for: the first unit is not
+    /// hashed before long.
+    fn open_record(&self, digest: Digest, serial: u64, at: u64) {
         match self.store.open_record(&digest, at) {
             Ok(record) => {
                 let record = Rc::new(tokio_uring::fs::File::from_std(record));

@@ -9,7 +9,7 @@ use xylem_protocol::Digest;
 use xylem_protocol::limits::{DIRECT_ALIGN, UNIT_BYTES};
 
 use super::conns::State;
-use super::fetch::Phase;
+use super::fetch::{Phase, Unwritten};
 use super::hasher::Hashed;
 use super::{Driver, conn_token, flow_token};
 use crate::link::{Source, ToCold};
@@ -102,7 +102,12 @@ impl Driver {
         self.ring.receive(uplink.fd.as_fd(), slot, offset, bytes, token);
     }
 
-    fn write(&mut self, flow: FlowId, slot: Slot, offset: u32, bytes: u32, at: u64) {
+    pub(super) fn write(&mut self, flow: FlowId, slot: Slot, offset: u32, bytes: u32, at: u64) {
+        let Some(entry) = self.flows.get_mut(flow.0) else { return };
+        if entry.file.is_none() {
+            // At most the pool's slots: each has one write.
+            return entry.unwritten.push(Unwritten { slot, offset, bytes, at });
+        }
         let token = self.flow_op(Kind::Write, flow.0).with_slot(slot);
         let Some(entry) = self.flows.get(flow.0) else { return };
         let Some(file) = &entry.file else { return };

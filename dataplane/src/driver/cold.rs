@@ -7,10 +7,10 @@ use xylem_protocol::Digest;
 use xylem_protocol::http::error_body;
 
 use super::conns::State;
-use super::fetch::{Flow, Phase};
+use super::fetch::{Flow, Phase, Unwritten};
 use super::uplink::Stage;
 use super::{Driver, flow_token};
-use crate::link::{Attempt, Lost, Resume, Source, Ticket, ToHot};
+use crate::link::{Attempt, FillFile, Lost, Resume, Source, Ticket, ToHot};
 use crate::relay::{Event, FlowId};
 use crate::ring::token::Kind;
 use crate::ring::{SlotLease, socket};
@@ -33,9 +33,10 @@ impl Driver {
             ToHot::Present { digest, file, size, direct } => {
                 self.present(digest, file, size, direct);
             }
-            ToHot::Fetch { digest, file, direct, resume, source } => {
-                self.fetch(digest, file, direct, resume, source);
+            ToHot::Fetch { digest, file, resume, source } => {
+                self.fetch(digest, file, resume, source);
             }
+            ToHot::File { digest, file } => self.file_came(&digest, file),
             ToHot::Source { digest, attempt, restart, source } => {
                 self.next_source(&digest, attempt, restart, source);
             }
@@ -97,8 +98,7 @@ impl Driver {
     fn fetch(
         &mut self,
         digest: Digest,
-        file: OwnedFd,
-        direct: bool,
+        file: Option<FillFile>,
         resume: Option<Resume>,
         source: Source,
     ) {
@@ -106,8 +106,9 @@ impl Driver {
         let Some(index) = self.wanted_or_new(digest) else { return };
         let Some(flow) = self.flows.get_mut(index) else { return };
         flow.phase = Phase::Open;
-        flow.file = Some(file);
-        flow.direct = direct;
+        if let Some(FillFile { file, direct }) = file {
+            (flow.file, flow.direct) = (Some(file), direct);
+        }
         flow.upstream = name_of(&source);
         flow.source = Some(source);
         let (bytes, hasher, size) = match resume {
@@ -120,6 +121,31 @@ impl Driver {
         self.settle();
         if let Some(size) = size {
             self.wake_waiters(index, size);
+        }
+    }
+
+    /// The file of a flow that asks its source already: what waits for it is written.
+    fn file_came(&mut self, digest: &Digest, file: FillFile) {
+        let Some(&index) = self.by_digest.get(digest) else { return };
+        let Some(flow) = self.flows.get_mut(index) else { return };
+        if flow.phase != Phase::Open || flow.file.is_some() {
+            return;
+        }
+        (flow.file, flow.direct) = (Some(file.file), file.direct);
+        let (unwritten, size) = (std::mem::take(&mut flow.unwritten), flow.size);
+        if let Some(size) = size {
+            self.allocate(index, size);
+        }
+        for Unwritten { slot, offset, bytes, at } in unwritten {
+            self.write(FlowId(index), slot, offset, bytes, at);
+        }
+    }
+
+    /// There will be no file: what waits for it ends as a write that failed.
+    fn fail_unwritten(&mut self, index: u16) {
+        let Some(flow) = self.flows.get_mut(index) else { return };
+        for Unwritten { slot, .. } in std::mem::take(&mut flow.unwritten) {
+            self.happen(Event::WriteFailed { flow: FlowId(index), slot });
         }
     }
 
@@ -150,6 +176,7 @@ impl Driver {
                 // A new request for the blob starts anew, while this one ends.
                 self.by_digest.remove(digest);
                 self.happen(Event::Abandon { flow: FlowId(index) });
+                self.fail_unwritten(index);
             }
             _ => {}
         }

@@ -31,13 +31,25 @@ pub(super) enum Phase {
     Closing,
 }
 
+/// A write that waits for its file.
+#[derive(Debug)]
+pub(super) struct Unwritten {
+    pub(super) slot: Slot,
+    pub(super) offset: u32,
+    pub(super) bytes: u32,
+    pub(super) at: u64,
+}
+
 /// A blob.
 #[derive(Debug)]
 pub(super) struct Flow {
     pub(super) digest: Digest,
     pub(super) phase: Phase,
+    /// `None` while it is being made; its source is asked meanwhile.
     pub(super) file: Option<OwnedFd>,
     pub(super) direct: bool,
+    /// What waits for the file.
+    pub(super) unwritten: Vec<Unwritten>,
     pub(super) size: Option<u64>,
     /// Connections that wait for the size: index and generation.
     pub(super) waiters: Vec<(u16, u32)>,
@@ -75,6 +87,7 @@ impl Flow {
             phase: Phase::Wanted,
             file: None,
             direct: false,
+            unwritten: Vec::new(),
             size: None,
             waiters: Vec::new(),
             heading: 0,
@@ -360,7 +373,7 @@ impl Driver {
         self.keep_if_done(index);
     }
 
-    fn allocate(&mut self, index: u16, size: u64) {
+    pub(super) fn allocate(&mut self, index: u16, size: u64) {
         let Some(flow) = self.flows.get(index) else { return };
         let bytes = if flow.direct { size.next_multiple_of(u64::from(DIRECT_ALIGN)) } else { size };
         // A blob of one slot is one write: that finds its space by itself.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use xylem_dataplane::driver::{self, Settings};
-use xylem_dataplane::link::{self, ColdEnd, Source, ToCold, ToHot};
+use xylem_dataplane::link::{self, ColdEnd, FillFile, Source, ToCold, ToHot};
 use xylem_protocol::Digest;
 
 /// Longest wait for anything: a test that waits so long has failed.
@@ -169,7 +169,8 @@ impl Node {
     }
 
     pub(crate) fn fetch(&self, digest: Digest, file: OwnedFd, source: Source) {
-        self.tell(ToHot::Fetch { digest, file, direct: false, resume: None, source });
+        let file = Some(FillFile { file, direct: false });
+        self.tell(ToHot::Fetch { digest, file, resume: None, source });
     }
 
     /// Asks for a blob; the answer is read on a thread of its own.
