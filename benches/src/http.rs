@@ -84,7 +84,8 @@ pub struct Response {
 /// # Errors
 /// The connection's, and a head that is too long or makes no sense.
 pub fn get(stream: &mut (impl Read + Write), host: &str, path: &str) -> Result<Response> {
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: */*\r\n\r\n")?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: */*\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut head = vec![0; HEAD_BYTES_MAX];
     let mut filled = 0;
     let end = loop {

@@ -167,14 +167,16 @@ impl Registry {
                 }
             },
         };
-        write!(
-            socket,
+        // One write, as registries do it: a head in pieces is several segments, and as many wake-ups
+        // of whoever reads it.
+        let head = format!(
             "HTTP/1.1 {status}\r\nContent-Length: {}\r\nContent-Type: {}\r\n\
              Docker-Content-Digest: {}\r\nAccept-Ranges: bytes\r\n{extra}\r\n",
             end - start,
             content.media_type,
             content.digest,
-        )?;
+        );
+        socket.write_all(head.as_bytes())?;
         let mut offset = if request.head_only { end } else { start };
         while offset < end {
             let len = to_usize(end - offset).min(SEND_BYTES);
@@ -188,10 +190,9 @@ impl Registry {
 
 fn refuse(socket: &mut impl Write, status: &str, extra: &str, body: &str) -> Result<()> {
     let len = body.len();
-    write!(
-        socket,
+    let answer = format!(
         "HTTP/1.1 {status}\r\nContent-Length: {len}\r\nContent-Type: application/json\r\n\
          {extra}\r\n{body}"
-    )?;
-    Ok(())
+    );
+    Ok(socket.write_all(answer.as_bytes())?)
 }
