@@ -167,8 +167,8 @@ impl Registry {
                 }
             },
         };
-        // One write, as registries do it: a head in pieces is several segments, and as many wake-ups
-        // of whoever reads it.
+        // One write, as registries do it: a head in pieces is several segments, and as many
+        // wake-ups of whoever reads it.
         let head = format!(
             "HTTP/1.1 {status}\r\nContent-Length: {}\r\nContent-Type: {}\r\n\
              Docker-Content-Digest: {}\r\nAccept-Ranges: bytes\r\n{extra}\r\n",

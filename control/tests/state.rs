@@ -43,7 +43,12 @@ impl World {
 
     fn settling(first_epoch: u64) -> Self {
         let state = State::new(
-            Settings { heartbeat_ms: HEARTBEAT_MS, settle_ms: SETTLE_MS, first_epoch },
+            Settings {
+                heartbeat_ms: HEARTBEAT_MS,
+                settle_ms: SETTLE_MS,
+                first_epoch,
+                voucher_key: [7; 32],
+            },
             0,
         );
         Self { state, now_ms: 0, next_session: 0, sent: HashMap::new(), ended: Vec::new() }
@@ -133,7 +138,11 @@ fn names(assignment: &pb::Assignment) -> Vec<String> {
 }
 
 fn welcome() -> Kind {
-    Kind::Welcome(pb::Welcome { heartbeat_ms: HEARTBEAT_MS, report_ms: HEARTBEAT_MS })
+    Kind::Welcome(pb::Welcome {
+        heartbeat_ms: HEARTBEAT_MS,
+        report_ms: HEARTBEAT_MS,
+        voucher_key: vec![7; 32],
+    })
 }
 
 #[test]

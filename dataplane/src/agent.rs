@@ -2,6 +2,7 @@
 //! thread's messages, answers them, and talks to the registry, to control and to the store. Moves
 //! no block but those out of TLS.
 
+mod access;
 mod answers;
 mod control;
 mod feed;
@@ -27,11 +28,13 @@ use xylem_protocol::limits::GOODBYE_MS;
 
 use crate::link::{ColdEnd, Report, ToCold, ToHot};
 use crate::metrics::Metrics;
-use crate::origin::{Origin, OriginError, PeerClient};
+use crate::origin::{OriginError, PeerClient, Registries};
 use crate::ring::watch;
 use crate::store::Store;
 
 use crate::probes::Availability;
+use access::Access;
+pub use access::AccessSettings;
 use control::ControlLink;
 use flows::Flows;
 use hops::HopFeed;
@@ -61,6 +64,8 @@ pub struct Settings {
     pub control: Option<String>,
     /// Bytes of the slots.
     pub memory_bytes: u64,
+    /// Who may have what.
+    pub access: AccessSettings,
 }
 
 /// Why there is no agent.
@@ -87,7 +92,8 @@ pub enum AgentError {
 struct Agent {
     settings: Settings,
     store: Store,
-    origin: Origin,
+    registries: Registries,
+    access: Access,
     peers: PeerClient,
     post: Post,
     control: Option<Rc<ControlLink>>,
@@ -104,7 +110,7 @@ impl Agent {
     fn new(
         settings: Settings,
         store: Store,
-        origin: Origin,
+        registries: Registries,
         probes: Availability,
         post: Post,
     ) -> Result<Rc<Self>, OriginError> {
@@ -118,9 +124,10 @@ impl Agent {
             pulls: Pulls::default(),
             hops: HopFeed::new(&settings.node, probes),
             report: RefCell::default(),
+            access: Access::new(settings.access.clone()),
             settings,
             store,
-            origin,
+            registries,
             post,
             control,
         }))
@@ -130,6 +137,7 @@ impl Agent {
     fn take(self: &Rc<Self>, message: ToCold) {
         match message {
             ToCold::Ask { ticket, request, body } => self.ask(ticket, *request, body),
+            ToCold::Admit { ticket, request } => self.admit_blob(ticket, *request),
             ToCold::Want { digest, request } => self.want(digest, *request),
             ToCold::Lost { digest, attempt, at, cause } => self.lost(digest, attempt, at, cause),
             ToCold::Mismatch { digest, attempt, actual } => self.mismatch(digest, attempt, actual),
@@ -205,7 +213,7 @@ impl Agent {
 pub fn run(
     settings: Settings,
     store: Store,
-    origin: Origin,
+    registries: Registries,
     probes: Availability,
     cold: ColdEnd,
 ) -> Result<(), AgentError> {
@@ -220,19 +228,19 @@ pub fn run(
         }
         Ok(())
     };
-    runtime.block_on(serve(settings, store, origin, probes, cold, stop))
+    runtime.block_on(serve(settings, store, registries, probes, cold, stop))
 }
 
 async fn serve(
     settings: Settings,
     store: Store,
-    origin: Origin,
+    registries: Registries,
     probes: Availability,
     cold: ColdEnd,
     stop: impl Future<Output = std::io::Result<()>>,
 ) -> Result<(), AgentError> {
     let ColdEnd { to_hot, from_hot, bell } = cold;
-    let agent = Agent::new(settings, store, origin, probes, Post::new(to_hot))?;
+    let agent = Agent::new(settings, store, registries, probes, Post::new(to_hot))?;
     let bell = watch(bell).map_err(AgentError::Events)?;
     let posting = agent.clone();
     tokio_uring::spawn(async move { posting.post.pump().await });

@@ -1,15 +1,20 @@
 //! What the operator sets: flags, and a TOML file with the same keys. Read once, checked whole,
 //! then never changed.
 
+mod registry;
+
 use crate::probes::ProbeMode;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
-use xylem_protocol::limits::{CONFIG_FILE_MAX, SLOT_BYTES, SLOTS_MAX, SLOTS_MIN};
+use xylem_protocol::limits::{CONFIG_FILE_MAX, GRANT_MS, SLOT_BYTES, SLOTS_MAX, SLOTS_MIN};
 use xylem_protocol::names::check_node;
+
+pub use registry::{Endpoint, RegistryOptions, RegistrySpec};
 
 /// Why the settings cannot be used; one line.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +86,17 @@ pub enum Verify {
     None,
 }
 
+/// Who may have what is kept here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Access {
+    /// Whom the registry would give it to: it is asked, and its yes is remembered for a while.
+    #[default]
+    Check,
+    /// Whoever reaches the node.
+    Open,
+}
+
 /// Settings as they are given, on the command line or in a file.
 #[derive(Debug, Clone, Default, Args, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -103,6 +119,22 @@ pub struct Options {
     /// PEM file of certificates to trust for the upstream, beside the system's
     #[arg(long, value_name = "FILE")]
     pub upstream_ca: Option<PathBuf>,
+    /// A registry that clients may name, and where it is [default: https://HOST]; may be repeated
+    #[arg(long, value_name = "HOST[=URL]")]
+    #[serde(default)]
+    pub registry: Vec<RegistryOptions>,
+    /// Take any registry that a client names, over https
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
+    pub all: Option<bool>,
+    /// Who may have what is kept here [default: check]
+    #[arg(long, value_enum, value_name = "check|open")]
+    pub access: Option<Access>,
+    /// How long a registry's yes to a caller is remembered [default: 5m]
+    #[arg(long, value_name = "TIME")]
+    pub grant: Option<String>,
+    /// How long a tag's last digest is given out while its registry is down [default: 0s, never]
+    #[arg(long, value_name = "TIME")]
+    pub offline: Option<String>,
     /// Where blobs are kept [default: /var/lib/xylem]
     #[arg(long, value_name = "DIR")]
     pub store: Option<PathBuf>,
@@ -132,13 +164,8 @@ pub struct Options {
 /// Where images come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UpstreamSpec {
-    /// A registry.
-    Registry {
-        /// Whether it speaks TLS.
-        tls: bool,
-        /// `host[:port]`, as image references name it.
-        authority: String,
-    },
+    /// A registry; image references name it by its authority.
+    Registry(Endpoint),
     /// An OCI layout in a directory.
     Layout(PathBuf),
 }
@@ -158,6 +185,16 @@ pub struct Config {
     pub upstream: Option<UpstreamSpec>,
     /// Further certificates to trust.
     pub upstream_ca: Option<PathBuf>,
+    /// Further registries, by the names that clients give them.
+    pub registries: Vec<RegistrySpec>,
+    /// Whether any other registry will do.
+    pub all: bool,
+    /// Who may have what is kept here.
+    pub access: Access,
+    /// How long a registry's yes is remembered.
+    pub grant: Duration,
+    /// How long a tag's last digest is given out while its registry is down.
+    pub offline: Duration,
     /// Where blobs are kept.
     pub store: PathBuf,
     /// Bytes for blocks in flight; `None`: what locked memory allows.
@@ -204,6 +241,11 @@ impl Options {
             control: self.control.or(below.control),
             upstream: self.upstream.or(below.upstream),
             upstream_ca: self.upstream_ca.or(below.upstream_ca),
+            registry: registry::over(self.registry, below.registry),
+            all: self.all.or(below.all),
+            access: self.access.or(below.access),
+            grant: self.grant.or(below.grant),
+            offline: self.offline.or(below.offline),
             store: self.store.or(below.store),
             memory: self.memory.or(below.memory),
             lock: self.lock.or(below.lock),
@@ -243,6 +285,13 @@ impl Options {
             control: self.control.map(control).transpose()?,
             upstream: self.upstream.map(upstream).transpose()?,
             upstream_ca: self.upstream_ca,
+            registries: registry::check_all(self.registry)?,
+            all: self.all.unwrap_or_default(),
+            access: self.access.unwrap_or_default(),
+            grant: (self.grant.map(|time| duration("grant", time)).transpose()?)
+                .unwrap_or(Duration::from_millis(GRANT_MS)),
+            offline: (self.offline.map(|time| duration("offline", time)).transpose()?)
+                .unwrap_or_default(),
             store: self.store.unwrap_or_else(|| PathBuf::from("/var/lib/xylem")),
             memory_bytes: self.memory.map(memory).transpose()?,
             lock: self.lock.unwrap_or_default(),
@@ -255,9 +304,7 @@ impl Options {
 }
 
 fn control(value: String) -> Result<String, ConfigError> {
-    let valid = value
-        .strip_prefix("http://")
-        .is_some_and(|rest| authority_is_valid(rest.trim_end_matches('/')));
+    let valid = Endpoint::parse(&value).is_some_and(|endpoint| !endpoint.tls);
     let expected = "wants http://HOST:PORT";
     if valid { Ok(value) } else { Err(ConfigError::Value { key: "control", value, expected }) }
 }
@@ -266,15 +313,9 @@ fn upstream(value: String) -> Result<UpstreamSpec, ConfigError> {
     if let Some(dir) = value.strip_prefix("oci:").filter(|dir| !dir.is_empty()) {
         return Ok(UpstreamSpec::Layout(PathBuf::from(dir)));
     }
-    let split = value
-        .strip_prefix("http://")
-        .map(|rest| (false, rest))
-        .or_else(|| value.strip_prefix("https://").map(|rest| (true, rest)));
-    match split.map(|(tls, rest)| (tls, rest.trim_end_matches('/'))) {
-        Some((tls, authority)) if authority_is_valid(authority) => {
-            Ok(UpstreamSpec::Registry { tls, authority: authority.to_owned() })
-        }
-        _ => Err(ConfigError::Value {
+    match Endpoint::parse(&value) {
+        Some(endpoint) => Ok(UpstreamSpec::Registry(endpoint)),
+        None => Err(ConfigError::Value {
             key: "upstream",
             value,
             expected: "wants http://HOST[:PORT], https://HOST[:PORT] or oci:DIR",
@@ -282,11 +323,27 @@ fn upstream(value: String) -> Result<UpstreamSpec, ConfigError> {
     }
 }
 
-fn authority_is_valid(authority: &str) -> bool {
-    let url = reqwest::Url::parse(&format!("http://{authority}/"));
-    let char_is_valid =
-        |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']');
-    authority.bytes().all(char_is_valid) && url.is_ok_and(|url| url.host().is_some())
+/// `90s`, `5m`, `2h`, `500ms` or `0`; up to a year.
+fn duration(key: &'static str, value: String) -> Result<Duration, ConfigError> {
+    let digits = value.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit_ms = match &value[digits.len()..] {
+        "ms" => Some(1),
+        "s" => Some(1_000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        "d" => Some(86_400_000),
+        "" if digits == "0" => Some(1),
+        _ => None,
+    };
+    let ms = digits.parse::<u64>().ok().zip(unit_ms).and_then(|(n, unit)| n.checked_mul(unit));
+    match ms.filter(|ms| *ms <= 366 * 86_400_000) {
+        Some(ms) => Ok(Duration::from_millis(ms)),
+        None => Err(ConfigError::Value {
+            key,
+            value,
+            expected: "wants a time such as 500ms, 90s, 5m, 2h",
+        }),
+    }
 }
 
 /// Bytes of `8MiB`, `64M`, `1GiB`, `4096KiB` or plain bytes.
@@ -359,8 +416,8 @@ mod tests {
     #[test]
     fn upstreams() {
         let http = upstream("http://registry:5000/".into()).unwrap();
-        let authority = "registry:5000".to_owned();
-        assert_eq!(http, UpstreamSpec::Registry { tls: false, authority });
+        let UpstreamSpec::Registry(endpoint) = http else { panic!("{http:?}") };
+        assert_eq!(endpoint.url(), "http://registry:5000");
         assert_eq!(upstream("oci:/a b".into()).unwrap(), UpstreamSpec::Layout("/a b".into()));
         for bad in
             ["", "oci:", "ftp://x", "http://", "http://a/b", "http://a:b", "https://u@h", "x"]
@@ -380,6 +437,34 @@ mod tests {
         {
             assert!(memory(bad.into()).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn times() {
+        let time = |text: &str| duration("grant", text.into()).ok();
+        for (text, ms) in [("0", 0), ("0s", 0), ("500ms", 500), ("5m", 300_000), ("2h", 7_200_000)]
+        {
+            assert_eq!(time(text), Some(Duration::from_millis(ms)), "{text}");
+        }
+        for bad in ["", "5", "m", "-1s", "5 m", "1.5s", "400d", "99999999999999999999s"] {
+            assert_eq!(time(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn registries_stand_in_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("xylemd.toml");
+        let text = "all = true\naccess = \"open\"\n[[registry]]\nhost = \"r.example\"\n";
+        fs::write(&path, text).unwrap();
+        let file = Options::from_file(&path).unwrap();
+        let flags = Options { all: Some(false), ..node() };
+        let config = flags.over(file).check().unwrap();
+        assert!(!config.all, "flags win");
+        assert_eq!((config.access, config.registries.len()), (Access::Open, 1));
+        fs::write(&path, "[[registry]]\nhost = \"r\"\nuser = \"x\"\n").unwrap();
+        let error = Options::from_file(&path).unwrap_err().to_string();
+        assert!(error.contains("user"), "{error}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod access;
 pub mod agent;
 pub mod clock;
 pub mod config;

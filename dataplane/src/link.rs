@@ -5,6 +5,7 @@
 //! A blob goes through these messages in this order:
 //!
 //! ```text
+//! hot  -> cold  Admit       may this caller have the blob?  -> Admitted | Answer
 //! hot  -> cold  Want        a reader asks for a blob that is not open here (once)
 //! cold -> hot   Present     it is in the store: serve the file
 //!            or Fetch       it is not: here is a source, and a file to fill, or the file follows
@@ -21,6 +22,7 @@
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
@@ -29,6 +31,7 @@ use xylem_protocol::Digest;
 use xylem_protocol::http::{HeadError, Request, ResponseHead};
 use xylem_protocol::limits::QUEUE_MAX;
 
+use crate::access::{GrantKey, Vouchers};
 use crate::hops::ConnSample;
 use crate::ring::{EventFd, SlotLease};
 
@@ -51,8 +54,10 @@ pub enum Source {
         /// Request head up to and including the last header line's CRLF, without `Range` and the
         /// empty line.
         head: Vec<u8>,
-        /// Whether it is a registry: slower to answer than a peer, and without our headers.
+        /// Whether it is a registry: it knows nothing of trees.
         registry: bool,
+        /// Its longest silence before its answer's head, ms; a registry's in mid-body too.
+        answer_ms: u64,
     },
     /// TLS: the cold half reads it into slots that the ring thread lends it.
     Cold {
@@ -119,6 +124,14 @@ pub enum ToCold {
         request: Box<Request>,
         /// Its body, for the node's own API.
         body: Vec<u8>,
+    },
+    /// A request for a blob whose caller's right to it is not known. To be answered once, with
+    /// [`ToHot::Admitted`] or [`ToHot::Answer`].
+    Admit {
+        /// Who asks.
+        ticket: Ticket,
+        /// The request's head.
+        request: Box<Request>,
     },
     /// A blob that is not open here.
     Want {
@@ -190,7 +203,21 @@ pub enum ToCold {
 /// From the cold half to the ring thread.
 #[derive(Debug)]
 pub enum ToHot {
-    /// The answer to an [`ToCold::Ask`].
+    /// Rights that are to be remembered.
+    Grants {
+        /// Whose and to what.
+        keys: Vec<GrantKey>,
+        /// How long.
+        until: Instant,
+    },
+    /// The keys by which nodes vouch for their callers.
+    Vouchers(Vouchers),
+    /// An [`ToCold::Admit`]'s caller may have the blob, this time.
+    Admitted {
+        /// Who.
+        ticket: Ticket,
+    },
+    /// The answer to an [`ToCold::Ask`], or to an [`ToCold::Admit`] whose caller may not.
     Answer {
         /// Whom.
         ticket: Ticket,
@@ -257,6 +284,8 @@ pub enum ToHot {
         code: &'static str,
         /// One line: what happened, why, what to do.
         message: String,
+        /// Further header lines, each ended by CRLF.
+        extra: String,
     },
     /// The blob is committed; its file stays valid.
     Committed {

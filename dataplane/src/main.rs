@@ -12,11 +12,12 @@ use anyhow::{Context, Result, anyhow};
 use clap::Parser;
 use tracing::info;
 use tracing_subscriber::EnvFilter;
-use xylem_dataplane::agent::{self, AgentError};
-use xylem_dataplane::config::{Config, Lock, Options, Verify};
+use xylem_dataplane::access::Grantor;
+use xylem_dataplane::agent::{self, AccessSettings, AgentError};
+use xylem_dataplane::config::{Access, Config, Lock, Options, UpstreamSpec, Verify};
 use xylem_dataplane::driver;
 use xylem_dataplane::link::{self, HotEnd};
-use xylem_dataplane::origin::Origin;
+use xylem_dataplane::origin::Registries;
 use xylem_dataplane::probes::{self, cli::ProbesArgs};
 use xylem_dataplane::ring::EventFd;
 use xylem_dataplane::store::Store;
@@ -40,14 +41,36 @@ struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    /// Look at the settings without starting anything
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Load or unload the kernel programs
     Probes(ProbesArgs),
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum ConfigCommand {
+    /// Say whether xylemd could start with them, and what they come to
+    Check {
+        /// TOML file with the same keys as the flags; flags win
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        #[command(flatten)]
+        options: Box<Options>,
+    },
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Some(Command::Probes(args)) = &cli.command {
-        return probes::cli::run(args);
+    match cli.command {
+        Some(Command::Probes(args)) => return probes::cli::run(&args),
+        Some(Command::Config(ConfigCommand::Check { config, options })) => {
+            return match check(config.as_deref(), *options) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&error, MISUSE),
+            };
+        }
+        None => {}
     }
     let config = match settings(cli) {
         Ok(config) => config,
@@ -62,6 +85,37 @@ fn main() -> ExitCode {
 fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
     eprintln!("xylemd: {}", xylem_dataplane::oneline::chain(error.as_ref()));
     ExitCode::from(code)
+}
+
+/// Everything that can be known of the settings without touching the network.
+fn check(path: Option<&std::path::Path>, options: Options) -> Result<()> {
+    let options = match path {
+        Some(path) => options.over(Options::from_file(path)?),
+        None => options,
+    };
+    if let Some(filter) = &options.log {
+        EnvFilter::try_new(filter).with_context(|| format!("--log {filter:?} is no filter"))?;
+    }
+    let config = options.check()?;
+    let registries = Registries::new(&config)?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "node       {} on {}", config.node, config.listen)?;
+    writeln!(out, "control    {}", config.control.as_deref().unwrap_or("none"))?;
+    let default = registries.default_origin().name();
+    writeln!(out, "upstream   {}", default.as_deref().unwrap_or("none"))?;
+    for spec in &config.registries {
+        let mirrors = spec.mirrors.iter().map(|mirror| format!(", mirror {}", mirror.url()));
+        let mirrors = mirrors.collect::<String>();
+        writeln!(out, "registry   {} at {}{mirrors}", spec.host, spec.endpoint.url())?;
+    }
+    writeln!(out, "others     {}", if config.all { "any, over https" } else { "refused" })?;
+    let access = match config.access {
+        Access::Check => format!("as the registry says, remembered for {:?}", config.grant),
+        Access::Open => "whoever reaches the node".to_owned(),
+    };
+    writeln!(out, "access     {access}")?;
+    writeln!(out, "store      {}", config.store.display())?;
+    Ok(())
 }
 
 /// Settings from file and flags; starts the log as they say.
@@ -83,7 +137,8 @@ fn settings(cli: Cli) -> Result<Config> {
 
 fn serve(config: Config) -> Result<()> {
     let store = Store::open(&config.store)?;
-    let origin = Origin::new(config.upstream.as_ref(), config.upstream_ca.as_deref())?;
+    let registries = Registries::new(&config)?;
+    let grantor = asks_registries(&config).then(Grantor::new).transpose()?;
     // Before any socket: the programs count what is opened after them.
     let probes = probes::open(config.probes, config.probe_object.as_deref())?;
     let listener = TcpListener::bind(config.listen)
@@ -95,6 +150,7 @@ fn serve(config: Config) -> Result<()> {
         lock: config.lock == Lock::On,
         node: config.node.clone(),
         verify: config.verify == Verify::Sha256,
+        grantor: grantor.clone(),
     };
     let (ring, memory_bytes) = start_ring(hot_settings, listener, hot, cold.bell.clone())?;
     info!(memory_bytes, "slots");
@@ -105,18 +161,26 @@ fn serve(config: Config) -> Result<()> {
         zone: config.zone,
         control: config.control,
         memory_bytes,
+        access: AccessSettings { grantor, grant: config.grant, offline: config.offline },
     };
     let mut out = std::io::stdout();
     // Whoever waits for the line may have gone; the daemon serves all the same.
     let _ =
         writeln!(out, "xylemd {} listening on {listen}", config.node).and_then(|()| out.flush());
-    let served = agent::run(settings, store, origin, probes, cold);
+    let served = agent::run(settings, store, registries, probes, cold);
     match served {
         Ok(()) => join(ring),
         Err(AgentError::RingGone) => join(ring).and_then(|()| Err(anyhow!(AgentError::RingGone))),
         // The ring thread has no one to tell it to stop; it ends with the process.
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether there is a registry to say who may have what.
+fn asks_registries(config: &Config) -> bool {
+    let default = matches!(config.upstream, Some(UpstreamSpec::Registry(_)));
+    let any = default || config.all || !config.registries.is_empty();
+    any && config.access == Access::Check
 }
 
 type RingThread = JoinHandle<Result<(), driver::DriverError>>;

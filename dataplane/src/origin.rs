@@ -2,30 +2,32 @@
 //! Manifests and tags come through here whole; blobs only as the address to fetch them from, or as
 //! a stream when they are inside TLS.
 
+mod blobs;
 mod document;
 mod error;
 mod layout;
 mod peer;
+mod registries;
 mod registry;
 mod tls;
 mod token;
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use xylem_protocol::Digest;
-use xylem_protocol::names::Target;
 
-use crate::config::UpstreamSpec;
 use crate::store::Complete;
 
+pub use blobs::BlobStream;
 pub(crate) use document::is_index;
 pub use document::{Descriptor, Document, Platform, media_type_of};
 pub use error::OriginError;
 pub use layout::Layout;
 pub use peer::{PeerClient, PeerRequest};
-pub use registry::{BlobStream, Registry};
+pub use registries::{Registries, Repository, UnknownRegistry};
+pub use registry::Registry;
 
 /// Media types asked for where the client names none.
 pub const ACCEPT_ALL: &str = "application/vnd.oci.image.manifest.v1+json, \
@@ -53,13 +55,30 @@ pub enum Resolved {
     Whole(Manifest),
 }
 
-/// A list of tags, as the upstream gives it.
+/// An answer of a registry that is passed on as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TagList {
-    /// JSON.
-    pub body: Bytes,
+pub struct Relayed {
+    /// Status code.
+    pub status: u16,
+    /// `Content-Type`.
+    pub content_type: Option<String>,
+    /// `WWW-Authenticate` lines.
+    pub challenges: Vec<String>,
     /// `Link` to the next page.
     pub link: Option<String>,
+    /// `OCI-Filters-Applied`.
+    pub filters: Option<String>,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// On whose behalf a registry is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Credentials {
+    /// A client's: its `Authorization` goes along as it is, or none does.
+    Client(Option<Rc<str>>),
+    /// The node's own: none, or a token that the registry hands out to anybody.
+    Node,
 }
 
 /// How a blob is got at.
@@ -93,27 +112,17 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// From the settings.
-    ///
-    /// # Errors
-    /// [`OriginError`]: certificates that cannot be read, or a directory that is no layout.
-    pub fn new(spec: Option<&UpstreamSpec>, ca: Option<&Path>) -> Result<Self, OriginError> {
-        Ok(match spec {
-            None => Self::None,
-            Some(UpstreamSpec::Registry { tls, authority }) => {
-                Self::Registry(Registry::new(*tls, authority, ca)?)
-            }
-            Some(UpstreamSpec::Layout(path)) => Self::Layout(Layout::open(path)?),
-        })
+    /// The registry, if it is one.
+    pub fn registry(&self) -> Option<&Registry> {
+        match self {
+            Self::Registry(registry) => Some(registry),
+            Self::None | Self::Layout(_) => None,
+        }
     }
 
-    /// Whether images of this registry (`host[:port]`) come from here.
-    pub fn serves(&self, authority: &str) -> bool {
-        match self {
-            Self::None => false,
-            Self::Registry(registry) => registry.authority() == authority,
-            Self::Layout(_) => true,
-        }
+    /// How many mirrors are asked before the registry.
+    pub fn mirrors(&self) -> u32 {
+        self.registry().map_or(0, Registry::mirrors)
     }
 
     /// For people: what `--upstream` was.
@@ -135,10 +144,13 @@ impl Origin {
         repository: &str,
         tag: &str,
         accept: &str,
+        credentials: &Credentials,
     ) -> Result<Resolved, OriginError> {
         match self {
             Self::None => Err(OriginError::NoUpstream),
-            Self::Registry(registry) => registry.resolve(repository, tag, accept).await,
+            Self::Registry(registry) => {
+                registry.resolve(repository, tag, accept, credentials).await
+            }
             Self::Layout(layout) => layout.resolve(tag).await,
         }
     }
@@ -152,11 +164,12 @@ impl Origin {
         repository: &str,
         digest: &Digest,
         accept: &str,
+        credentials: &Credentials,
     ) -> Result<Manifest, OriginError> {
         match self {
             Self::None => Err(OriginError::NoUpstream),
             Self::Registry(registry) => {
-                registry.manifest(repository, &Target::Digest(*digest), accept).await
+                registry.manifest(repository, digest, accept, credentials).await
             }
             Self::Layout(layout) => layout.manifest(digest).await,
         }
@@ -166,15 +179,23 @@ impl Origin {
     ///
     /// # Errors
     /// [`OriginError`].
-    pub async fn tags(&self, repository: &str, query: &str) -> Result<TagList, OriginError> {
+    pub async fn tags(
+        &self,
+        repository: &str,
+        query: &str,
+        credentials: &Credentials,
+    ) -> Result<Relayed, OriginError> {
         match self {
             Self::None => Err(OriginError::NoUpstream),
-            Self::Registry(registry) => registry.tags(repository, query).await,
+            Self::Registry(registry) => {
+                let path = format!("{repository}/tags/list");
+                registry.relay(repository, &path, query, credentials).await
+            }
             Self::Layout(layout) => layout.tags(repository).await,
         }
     }
 
-    /// How to get at a blob. `turn` picks among a name's addresses.
+    /// How to get at a blob. `turn` picks among mirrors and a name's addresses.
     ///
     /// # Errors
     /// [`OriginError`]: no such name, no such blob (layouts only).
@@ -183,10 +204,17 @@ impl Origin {
         repository: &str,
         digest: &Digest,
         turn: u32,
+        credentials: &Credentials,
     ) -> Result<BlobRoute, OriginError> {
         match self {
             Self::None => Err(OriginError::NoUpstream),
-            Self::Registry(registry) => registry.blob(repository, digest, turn).await,
+            Self::Registry(registry) => {
+                let endpoint = registry.endpoint(turn);
+                let own = std::ptr::eq(endpoint, registry);
+                let credentials = if own { credentials } else { &Credentials::Node };
+                let turn = turn.saturating_sub(registry.mirrors());
+                endpoint.blob(repository, digest, turn, credentials).await
+            }
             Self::Layout(layout) => layout.blob(digest).await.map(BlobRoute::Local),
         }
     }

@@ -6,9 +6,11 @@
 //! DIR/ingest                held locked by the one daemon that uses the store
 //! DIR/blobs/sha256/<hex>    complete and verified
 //! DIR/partial/<hex>         bytes so far, padded to 4096 while O_DIRECT writes the tail
+//! DIR/public                which digests anybody may have (public.rs)
 //! DIR/partial/<hex>.units   which units are there, and the CRC32C of each (record.rs)
 //! ```
 
+mod public;
 pub mod record;
 mod resume;
 
@@ -126,6 +128,7 @@ struct Inner {
     /// Held for its lock.
     _ingest: File,
     index: Mutex<Index>,
+    public: Mutex<public::Public>,
 }
 
 #[derive(Debug, Default)]
@@ -165,8 +168,26 @@ impl Store {
             Err(TryLockError::WouldBlock) => return Err(StoreError::Locked(root.to_owned())),
             Err(TryLockError::Error(source)) => return Err(unusable(&ingest_path)(source)),
         }
-        let index = Mutex::new(list(&blobs).map_err(unusable(&blobs))?);
-        Ok(Self(Arc::new(Inner { blobs, partial, _ingest: ingest, index })))
+        let index = list(&blobs).map_err(unusable(&blobs))?;
+        let path = root.join("public");
+        let public = public::Public::open(&path, |digest| index.sizes.contains_key(digest));
+        let public = Mutex::new(public.map_err(unusable(&path))?);
+        let index = Mutex::new(index);
+        Ok(Self(Arc::new(Inner { blobs, partial, _ingest: ingest, index, public })))
+    }
+
+    /// Remembers that anybody may have these: a registry gave them to somebody without credentials.
+    pub fn mark_public(&self, digests: &[Digest]) {
+        let mut public = self.0.public.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = public.insert(digests) {
+            // Costs a question at the registry after a restart, and an answer while that is down.
+            warn!(%error, "cannot write down what is public");
+        }
+    }
+
+    /// Whether anybody may have a blob or manifest, as far as is known.
+    pub fn is_public(&self, digest: &Digest) -> bool {
+        self.0.public.lock().unwrap_or_else(PoisonError::into_inner).contains(digest)
     }
 
     /// Size of a blob that is complete.

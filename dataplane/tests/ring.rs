@@ -110,7 +110,13 @@ fn no_file_after_all() {
     let origin = Origin::start(data.clone(), vec![]);
     let node = Node::start(4 << 20);
     let mut reader = fetch_without_file(&node, &origin, &data);
-    node.tell(ToHot::Refuse { digest, status: 507, code: "UNKNOWN", message: "full".into() });
+    node.tell(ToHot::Refuse {
+        digest,
+        status: 507,
+        code: "UNKNOWN",
+        message: "full".into(),
+        extra: String::new(),
+    });
     assert!(!Response::read(&mut reader).whole, "cut off: there is no blob");
     // The slots came back: another blob has them.
     let other = Arc::new(noise(6 * MIB, 10));
@@ -172,6 +178,7 @@ fn what_cannot_be_had_is_said() {
         status: 404,
         code: "BLOB_UNKNOWN",
         message: "the registry does not know it".into(),
+        extra: String::new(),
     });
     let response = waiting.join().unwrap();
     assert_eq!(response.status, 404);
@@ -236,7 +243,13 @@ fn nothing_is_not_taken_for_something() {
     node.hear_want();
     node.fetch(digest, file().into(), empty.source("parent"));
     let ToCold::Lost { cause: Lost::Range, .. } = node.hear() else { panic!("a lost source") };
-    node.tell(ToHot::Refuse { digest, status: 502, code: "UNKNOWN", message: "none".into() });
+    node.tell(ToHot::Refuse {
+        digest,
+        status: 502,
+        code: "UNKNOWN",
+        message: "none".into(),
+        extra: String::new(),
+    });
     assert_eq!(reader.join().unwrap().status, 502);
 }
 
@@ -250,6 +263,7 @@ fn without_locked_memory_all_is_the_same() {
         lock: false,
         node: "n1".into(),
         verify: true,
+        grantor: None,
     });
     let reader = node.get(&digest, "");
     node.hear_want();

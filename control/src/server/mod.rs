@@ -18,6 +18,8 @@ use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::time::MissedTickBehavior;
 
+use ring::rand::{SecureRandom, SystemRandom};
+
 use self::core::Core;
 use crate::limits::{SHUTDOWN_MAX_MS, TICK_MAX_MS};
 use crate::state::Settings;
@@ -44,6 +46,9 @@ pub enum ServeError {
         /// What the system said.
         source: io::Error,
     },
+    /// No key can be made for the nodes.
+    #[error("the system gives no random numbers")]
+    Random,
     /// The listening socket failed.
     #[error("the listening socket failed")]
     Serve(#[source] io::Error),
@@ -67,7 +72,10 @@ impl Server {
         let listener = TcpListener::bind(options.listen).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
         let Options { heartbeat_ms, settle_ms, .. } = options;
-        let settings = Settings { heartbeat_ms, settle_ms, first_epoch: first_epoch() };
+        let mut voucher_key = [0; 32];
+        SystemRandom::new().fill(&mut voucher_key).map_err(|_| ServeError::Random)?;
+        let settings =
+            Settings { heartbeat_ms, settle_ms, first_epoch: first_epoch(), voucher_key };
         Ok(Self { listener, address, core: Arc::new(Core::new(settings)) })
     }
 

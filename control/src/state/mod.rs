@@ -37,6 +37,8 @@ pub struct Settings {
     pub settle_ms: u64,
     /// Must be above the epoch of any earlier control that nodes have heard of.
     pub first_epoch: u64,
+    /// By which nodes vouch to each other for their callers; not to be known to others.
+    pub voucher_key: [u8; 32],
 }
 
 /// A node introduces itself.
@@ -217,7 +219,11 @@ impl State {
             return;
         };
         let heartbeat_ms = self.settings.heartbeat_ms;
-        let message = Kind::Welcome(pb::Welcome { heartbeat_ms, report_ms: heartbeat_ms });
+        let message = Kind::Welcome(pb::Welcome {
+            heartbeat_ms,
+            report_ms: heartbeat_ms,
+            voucher_key: self.settings.voucher_key.to_vec(),
+        });
         out.push(Output::Send { session, message });
         if moved {
             self.change_surely(&forest::Event::Moved { node }, out);

@@ -72,6 +72,39 @@ pub const REPOSITORY_MAX: usize = 255;
 /// Longest tag, bytes (distribution specification).
 pub const TAG_MAX: usize = 128;
 
+/// Longest `host:port` of a registry, bytes.
+pub const HOST_MAX: usize = 255;
+
+/// Most registries that one node is configured for, and most that it remembers beside those when
+/// it takes any.
+pub const REGISTRIES_MAX: usize = 64;
+
+/// Most mirrors of one registry.
+pub const MIRRORS_MAX: usize = 8;
+
+/// Most grants remembered, in each half of a node: who may have which blob or manifest. About 150
+/// bytes each.
+pub const GRANTS_MAX: usize = 16 * 1024;
+
+/// Most digests that are remembered as given to anybody; 32 bytes each on disk.
+pub const PUBLIC_MAX: usize = 64 * 1024;
+
+/// How long a registry that could not be reached is not asked again who may have what is here, ms.
+pub const REGISTRY_DOWN_MS: u64 = 2_000;
+
+/// Default time for which a registry's yes to a caller is remembered, ms.
+pub const GRANT_MS: u64 = 300_000;
+
+/// How long an upstream stream whose credentials the registry no longer takes waits for a client
+/// to bring new ones, ms.
+pub const CREDENTIAL_WAIT_MS: u64 = 5_000;
+
+/// Longest `Authorization` that is passed on, bytes; a head is not longer.
+pub const AUTHORIZATION_MAX: usize = HEAD_MAX as usize;
+
+/// Tags whose last digest is remembered.
+pub const TAGS_REMEMBERED_MAX: usize = 1024;
+
 /// Longest node name, bytes.
 pub const NODE_NAME_MAX: usize = 63;
 

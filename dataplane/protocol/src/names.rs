@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::Digest;
-use crate::limits::{NODE_NAME_MAX, REPOSITORY_MAX, TAG_MAX};
+use crate::limits::{HOST_MAX, NODE_NAME_MAX, REPOSITORY_MAX, TAG_MAX};
 
 /// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -19,6 +19,9 @@ pub enum NameError {
     /// Not 1 to 63 of `[A-Za-z0-9._-]`.
     #[error("node name is not valid (1 to 63 letters, digits, . _ -)")]
     Node,
+    /// Not `host[:port]`.
+    #[error("registry is not valid (HOST or HOST:PORT)")]
+    Host,
     /// No host part.
     #[error("image needs a registry: REGISTRY/NAME:TAG")]
     Registry,
@@ -70,6 +73,42 @@ pub fn check_node(name: &str) -> Result<(), NameError> {
     let valid = (1..=NODE_NAME_MAX).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
     if valid { Ok(()) } else { Err(NameError::Node) }
+}
+
+/// Checks the name of a registry as image references have it: `host[:port]`; an IPv6 address
+/// stands in brackets.
+///
+/// # Errors
+/// [`NameError::Host`].
+pub fn check_host(host: &str) -> Result<(), NameError> {
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') => (name, Some(port)),
+        _ => (host, None),
+    };
+    let inner = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let name_is_valid = match inner {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => name.split('.').all(|label| {
+            let dashes = label.starts_with('-') || label.ends_with('-');
+            let chars = label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+            !label.is_empty() && !dashes && chars
+        }),
+    };
+    let port_is_valid = port.is_none_or(|port| {
+        port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    let valid = host.len() <= HOST_MAX && name_is_valid && port_is_valid;
+    if valid { Ok(()) } else { Err(NameError::Host) }
+}
+
+/// Splits the registry off a repository name that begins with one: clients that cannot say `?ns=`
+/// write `REGISTRY/NAME`. A port stands behind two underscores there, because a repository name
+/// takes no colon.
+pub fn split_host(repository: &str) -> Option<(String, &str)> {
+    let (first, rest) = repository.split_once('/')?;
+    let host = first.replacen("__", ":", 1);
+    let looks_so = host.contains(['.', ':']) || host == "localhost";
+    (looks_so && check_host(&host).is_ok()).then_some((host, rest))
 }
 
 /// A tag or a digest: what stands behind `/manifests/`.
@@ -188,5 +227,30 @@ mod tests {
         for bad in ["", ".a", "-a", "a/b", &"x".repeat(129)] {
             assert!(check_tag(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn registries() {
+        for host in ["docker.io", "localhost", "r.example:5000", "10.0.0.1:5000", "[::1]:5000"] {
+            assert_eq!(check_host(host), Ok(()), "{host}");
+        }
+        let long = "a".repeat(300);
+        for host in
+            ["", ":5000", "a..b", "-a", "a-", "a/b", "a b", "u@h", "a:0", "a:99999", "a:", "[x]"]
+        {
+            assert_eq!(check_host(host), Err(NameError::Host), "{host}");
+        }
+        assert!(check_host(&long).is_err());
+    }
+
+    #[test]
+    fn a_registry_before_a_repository() {
+        let split = |name| split_host(name).map(|(host, rest)| format!("{host} {rest}"));
+        assert_eq!(split("docker.io/library/a").as_deref(), Some("docker.io library/a"));
+        assert_eq!(split("r.example__5000/a").as_deref(), Some("r.example:5000 a"));
+        assert_eq!(split("localhost__5000/a/b").as_deref(), Some("localhost:5000 a/b"));
+        assert_eq!(split("library/a"), None);
+        assert_eq!(split("a__b/c"), None, "no port");
+        assert_eq!(split("docker.io"), None, "nothing behind it");
     }
 }

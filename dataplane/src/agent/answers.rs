@@ -7,17 +7,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 use tokio::time::timeout;
+use tracing::debug;
 use xylem_protocol::Digest;
 use xylem_protocol::http::{Method, Request, Route, error_body};
 use xylem_protocol::limits::ANSWER_WAIT_MS;
 use xylem_protocol::names::Target;
 
 use super::Agent;
-use super::flows::Refusal;
+use super::access::caller;
+use super::flows::{Refusal, header_safe, relayed_lines};
 use super::manifests::ManifestAsk;
 use crate::hops::HopFigures;
 use crate::link::{Ticket, ToHot};
-use crate::origin::{Manifest, Origin, OriginError};
+use crate::oneline::chain;
+use crate::origin::{Document, Manifest, Origin, OriginError, Relayed, Repository};
 
 const JSON: &str = "application/json";
 
@@ -52,16 +55,30 @@ impl Reply {
                 body.push(b'\n');
                 Self::new(status, JSON, body)
             }
-            Err(error) => {
-                Refusal { status: 500, code: "UNKNOWN", message: error.to_string() }.into()
-            }
+            Err(error) => Refusal::new(500, "UNKNOWN", error.to_string()).into(),
         }
     }
 }
 
 impl From<Refusal> for Reply {
     fn from(refusal: Refusal) -> Self {
-        Self::new(refusal.status, JSON, error_body(refusal.code, &refusal.message))
+        // A HEAD at the registry brought its challenge without its words.
+        let words = refusal.answer.as_deref().filter(|answer| !answer.body.is_empty());
+        match words {
+            Some(answer) => answer.clone().into(),
+            None => {
+                let body = error_body(refusal.code, &refusal.message);
+                Self { extra: refusal.extra(), ..Self::new(refusal.status, JSON, body) }
+            }
+        }
+    }
+}
+
+impl From<Relayed> for Reply {
+    fn from(answer: Relayed) -> Self {
+        let content_type = answer.content_type.as_deref().unwrap_or(JSON);
+        let extra = relayed_lines(&answer);
+        Self { extra, ..Self::new(answer.status, &header_safe(content_type), answer.body) }
     }
 }
 
@@ -86,6 +103,12 @@ impl Pending {
         self.send(reply);
     }
 
+    /// The caller may have the blob: the ring thread gives it.
+    fn admit(mut self) {
+        self.answered = true;
+        self.agent.post.send(ToHot::Admitted { ticket: self.ticket });
+    }
+
     fn send(&mut self, reply: Reply) {
         self.answered = true;
         let length = reply.length.unwrap_or(reply.body.len() as u64);
@@ -105,7 +128,7 @@ impl Drop for Pending {
     fn drop(&mut self) {
         if !self.answered {
             let message = "the request was interrupted".to_owned();
-            self.send(Refusal { status: 500, code: "UNKNOWN", message }.into());
+            self.send(Refusal::new(500, "UNKNOWN", message).into());
         }
     }
 }
@@ -120,7 +143,7 @@ impl Agent {
             let wait = Duration::from_millis(ANSWER_WAIT_MS);
             let reply = timeout(wait, agent.reply(&request, &body)).await.unwrap_or_else(|_| {
                 let message = format!("no answer from above within {ANSWER_WAIT_MS} ms");
-                Refusal { status: 504, code: "UNKNOWN", message }.into()
+                Refusal::new(504, "UNKNOWN", message).into()
             });
             pending.answer(reply);
         });
@@ -129,80 +152,166 @@ impl Agent {
     async fn reply(self: &Rc<Self>, request: &Request, body: &[u8]) -> Reply {
         let reads = matches!(request.method, Method::Get | Method::Head);
         let reply = match &request.route {
-            Route::Other(path) => self.own_api(path, request.method, body),
+            Route::Other(path) => self.own_api(path, request, body),
             _ if !reads => {
                 let message = "images are pulled from here, and pushed to the registry".to_owned();
-                let refusal = Refusal { status: 405, code: "UNSUPPORTED", message };
+                let refusal = Refusal::new(405, "UNSUPPORTED", message);
                 Ok(Reply { extra: "Allow: GET, HEAD\r\n".to_owned(), ..refusal.into() })
             }
-            Route::Ping => Ok(Reply::new(200, JSON, "{}\n")),
-            Route::Manifest { repository, target } => {
-                self.manifest_reply(repository, target, request).await
-            }
-            Route::Tags { repository } => self.tags_reply(repository, &request.query).await,
-            Route::Blob { repository, digest } => {
-                self.blob_reply(repository, digest, request.method).await
-            }
+            Route::Ping => self.ping_reply(request).await,
+            Route::Manifest { target, .. } => self.manifest_reply(target, request).await,
+            Route::Tags { .. } => self.tags_reply(request).await,
+            Route::Referrers { digest, .. } => self.referrers_reply(digest, request).await,
+            Route::Blob { digest, .. } => self.blob_reply(digest, request).await,
         };
         reply.unwrap_or_else(Into::into)
     }
 
-    async fn manifest_reply(
-        &self,
-        repository: &str,
-        target: &Target,
-        request: &Request,
-    ) -> Result<Reply, Refusal> {
-        let digest = match target {
-            Target::Digest(digest) => *digest,
-            Target::Tag(tag) => self.resolve(repository, tag, &request.accept).await?,
+    /// The registry's own answer to "is this a registry, and with which credentials?": clients take
+    /// from it how to authenticate. A node that cannot ask, or whom to ask is not said, is one.
+    async fn ping_reply(&self, request: &Request) -> Result<Reply, Refusal> {
+        let here = || Reply::new(200, JSON, "{}\n");
+        let Ok(repository) = self.registries.find(request.namespace.as_deref(), "ping") else {
+            return Ok(here());
+        };
+        let Some(registry) = repository.origin().registry() else { return Ok(here()) };
+        match registry.relay("", "", "", &caller(request)).await {
+            Ok(answer) if matches!(answer.status, 200 | 401 | 403) => Ok(answer.into()),
+            Ok(answer) => {
+                debug!(status = answer.status, "the registry's ping");
+                Ok(here())
+            }
+            Err(error) => {
+                debug!(error = chain(&error), "the registry's ping");
+                Ok(here())
+            }
+        }
+    }
+
+    async fn manifest_reply(&self, target: &Target, request: &Request) -> Result<Reply, Refusal> {
+        let repository = self.repository(request)?;
+        let credentials = caller(request);
+        let (digest, granted) = match target {
+            Target::Tag(tag) => {
+                let accept = &request.accept;
+                let digest = self.resolve(&repository, tag, accept, &credentials).await?;
+                (digest, Some(self.grant(request, [digest])))
+            }
+            // What is not here comes from the registry, with the caller's credentials: no need to
+            // ask it before.
+            Target::Digest(digest) if self.is_asked_anyway(request, digest).await => {
+                (*digest, None)
+            }
+            Target::Digest(digest) => {
+                (*digest, Some(self.admit(request, &repository, digest).await?))
+            }
         };
         let ask = ManifestAsk {
-            repository: repository.to_owned(),
+            repository,
             digest,
+            credentials,
             image: request.image,
             path: request.path.clone(),
         };
-        Ok(self.manifest(&ask).await?.into())
+        let manifest = match granted {
+            Some(_) => self.manifest(&ask).await?,
+            None => self.manifest_of_registry(&ask).await?,
+        };
+        let until = granted.unwrap_or_else(|| self.grant(request, [digest]));
+        let named = Document::parse(&manifest.bytes);
+        self.grant_until(request, named.iter().flat_map(Document::digests), until);
+        Ok(manifest.into())
     }
 
-    async fn tags_reply(&self, repository: &str, query: &str) -> Result<Reply, Refusal> {
-        let tags = self.origin.tags(repository, query).await;
+    async fn tags_reply(&self, request: &Request) -> Result<Reply, Refusal> {
+        let repository = self.repository(request)?;
+        let (name, query) = (repository.name(), own_query(&request.query));
+        let tags = repository.origin().tags(name, &query, &caller(request)).await;
         let refused = |error: OriginError| Refusal {
             code: error.code("NAME_UNKNOWN"),
             ..Refusal::origin(&error)
         };
-        let tags = tags.map_err(refused)?;
-        let extra =
-            tags.link.map_or(String::new(), |link| format!("Link: {}\r\n", header_safe(&link)));
-        Ok(Reply { extra, ..Reply::new(200, JSON, tags.body) })
+        Ok(tags.map_err(refused)?.into())
+    }
+
+    async fn referrers_reply(&self, to: &Digest, request: &Request) -> Result<Reply, Refusal> {
+        let repository = self.repository(request)?;
+        let refused = |error: OriginError| Refusal::origin(&error);
+        let none = || refused(OriginError::NoUpstream);
+        let registry = repository.origin().registry().ok_or_else(none)?;
+        let (name, query) = (repository.name(), own_query(&request.query));
+        let path = format!("{name}/referrers/{to}");
+        let answer = registry.relay(name, &path, &query, &caller(request)).await;
+        Ok(answer.map_err(refused)?.into())
     }
 
     /// Only the ring thread gives blobs' bodies; their sizes can be told here too.
-    async fn blob_reply(
-        &self,
-        repository: &str,
-        digest: &Digest,
-        method: Method,
-    ) -> Result<Reply, Refusal> {
-        if method != Method::Head {
+    async fn blob_reply(&self, digest: &Digest, request: &Request) -> Result<Reply, Refusal> {
+        if request.method != Method::Head {
             let message = "bodies of blobs are not answered here".to_owned();
-            return Err(Refusal { status: 500, code: "UNKNOWN", message });
+            return Err(Refusal::new(500, "UNKNOWN", message));
         }
-        let refused = |error: OriginError| Refusal::origin(&error);
-        let size = match (self.store.size_of(digest), &self.origin) {
-            (Some(size), _) => size,
-            (None, Origin::Registry(registry)) => {
-                registry.blob_size(repository, digest).await.map_err(refused)?
-            }
-            (None, Origin::Layout(layout)) => layout.blob(digest).await.map_err(refused)?.size,
-            (None, Origin::None) => return Err(refused(OriginError::NoUpstream)),
-        };
+        let repository = self.repository(request)?;
+        let size = self.blob_size(&repository, digest, request).await?;
         let reply = Reply::new(200, "application/octet-stream", Bytes::new());
         Ok(Reply { digest: Some(*digest), length: Some(size), ..reply })
     }
 
-    fn own_api(self: &Rc<Self>, path: &str, method: Method, body: &[u8]) -> Result<Reply, Refusal> {
+    async fn blob_size(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        request: &Request,
+    ) -> Result<u64, Refusal> {
+        let refused = |error: OriginError| Refusal::origin(&error);
+        match (self.store.size_of(digest), repository.origin()) {
+            (Some(size), _) => {
+                self.admit(request, repository, digest).await?;
+                Ok(size)
+            }
+            (None, Origin::Registry(registry)) => {
+                let credentials = caller(request);
+                let name = repository.name();
+                let size = registry.check(name, "blobs", digest, &credentials).await;
+                let size = size.map_err(refused)?;
+                self.accepted(repository, &credentials);
+                self.grant(request, [*digest]);
+                let unsaid = "the registry does not say the blob's size".to_owned();
+                size.ok_or_else(|| Refusal::new(502, "UNKNOWN", unsaid))
+            }
+            (None, Origin::Layout(layout)) => Ok(layout.blob(digest).await.map_err(refused)?.size),
+            (None, Origin::None) => Err(refused(OriginError::NoUpstream)),
+        }
+    }
+
+    /// The ring thread has a request for a blob and does not know whether its caller may have it.
+    pub(super) fn admit_blob(self: &Rc<Self>, ticket: Ticket, request: Request) {
+        let head = request.method == Method::Head;
+        let pending = Pending { agent: self.clone(), ticket, head, answered: false };
+        let agent = self.clone();
+        tokio_uring::spawn(async move {
+            match agent.admit_request(&request).await {
+                Ok(()) => pending.admit(),
+                Err(refusal) => pending.answer(refusal.into()),
+            }
+        });
+    }
+
+    async fn admit_request(&self, request: &Request) -> Result<(), Refusal> {
+        let repository = self.repository(request)?;
+        if let Route::Blob { digest, .. } = &request.route {
+            self.admit(request, &repository, digest).await?;
+        }
+        Ok(())
+    }
+
+    fn own_api(
+        self: &Rc<Self>,
+        path: &str,
+        request: &Request,
+        body: &[u8],
+    ) -> Result<Reply, Refusal> {
+        let method = request.method;
         let reads = matches!(method, Method::Get | Method::Head);
         match path {
             "/healthz" if reads => Ok(Reply::new(200, "text/plain; charset=utf-8", "ok\n")),
@@ -217,27 +326,25 @@ impl Agent {
                 Ok(Reply::json(200, &serde_json::json!({ "hops": hops })))
             }
             "/xylem/v1/pulls" if method == Method::Post => {
-                Ok(Reply::json(202, &serde_json::json!({ "id": self.pull(body)? })))
+                Ok(Reply::json(202, &serde_json::json!({ "id": self.pull(request, body)? })))
             }
             "/healthz" | "/metrics" | "/xylem/v1/status" | "/xylem/v1/hops" | "/xylem/v1/pulls" => {
                 let message = "the method is not for this path".to_owned();
-                Err(Refusal { status: 405, code: "UNSUPPORTED", message })
+                Err(Refusal::new(405, "UNSUPPORTED", message))
             }
             _ => {
                 let pull = path.strip_prefix("/xylem/v1/pulls/").and_then(|id| id.parse().ok());
                 let pull = pull.filter(|_| reads).and_then(|id| self.pull_json(id));
-                let unknown = || Refusal {
-                    status: 404,
-                    code: "UNSUPPORTED",
-                    message: format!("there is no {path} here"),
-                };
+                let unknown =
+                    || Refusal::new(404, "UNSUPPORTED", format!("there is no {path} here"));
                 pull.map(|pull| Reply::json(200, &pull)).ok_or_else(unknown)
             }
         }
     }
 }
 
-/// A value that came from an upstream, fit for a header line.
-fn header_safe(value: &str) -> String {
-    value.chars().filter(|c| !c.is_control()).collect()
+/// A client's query without what is for the node.
+fn own_query(query: &str) -> String {
+    let parts = query.split('&').filter(|part| !part.starts_with("ns=") && !part.is_empty());
+    parts.collect::<Vec<_>>().join("&")
 }

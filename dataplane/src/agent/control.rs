@@ -156,6 +156,7 @@ impl ControlLink {
                         Some(pb::control_message::Kind::Welcome(welcome)) => {
                             heartbeat = period(welcome.heartbeat_ms);
                             report = period(welcome.report_ms);
+                            agent.take_voucher_key(&welcome.voucher_key);
                         }
                         Some(kind) => take(agent, kind),
                         None => {}

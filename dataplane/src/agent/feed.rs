@@ -12,7 +12,7 @@ use xylem_protocol::limits::REGISTRY_ANSWER_MS;
 use super::Agent;
 use crate::link::{Attempt, Lost, ToHot};
 use crate::oneline::chain;
-use crate::origin::{BlobStream, Origin, OriginError};
+use crate::origin::{BlobStream, Credentials, OriginError, Repository};
 use crate::ring::SlotLease;
 
 /// A slot to fill from `at` on.
@@ -27,7 +27,10 @@ pub(super) struct Lent {
 pub(super) struct Feed {
     pub(super) digest: Digest,
     pub(super) attempt: Attempt,
-    pub(super) repository: String,
+    pub(super) repository: Repository,
+    /// Which of the registry's addresses.
+    pub(super) turn: u32,
+    pub(super) credentials: Credentials,
     pub(super) url: reqwest::Url,
     pub(super) at: u64,
 }
@@ -36,7 +39,7 @@ impl Feed {
     /// Reads until the blob ends, breaks, or nobody lends slots any more.
     pub(super) async fn run(self, agent: Rc<Agent>, mut leases: mpsc::Receiver<Lent>) {
         let Self { digest, attempt, .. } = self;
-        match self.open(&agent).await {
+        match self.open().await {
             Ok(stream) => self.carry(&agent, stream, &mut leases).await,
             Err(error) => {
                 debug!(%digest, error = chain(&error), "cannot open");
@@ -49,13 +52,12 @@ impl Feed {
         }
     }
 
-    async fn open(&self, agent: &Agent) -> Result<BlobStream, OriginError> {
-        match &agent.origin {
-            Origin::Registry(registry) => {
-                registry.open(&self.repository, self.url.clone(), self.at).await
-            }
-            _ => Err(OriginError::NoUpstream),
-        }
+    async fn open(&self) -> Result<BlobStream, OriginError> {
+        let Some(registry) = self.repository.origin().registry() else {
+            return Err(OriginError::NoUpstream);
+        };
+        let (registry, name) = (registry.endpoint(self.turn), self.repository.name());
+        registry.open(name, self.url.clone(), self.at, &self.credentials).await
     }
 
     async fn carry(&self, agent: &Agent, stream: BlobStream, leases: &mut mpsc::Receiver<Lent>) {

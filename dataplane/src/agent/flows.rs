@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tracing::{debug, info, warn};
 use xylem_protocol::Digest;
-use xylem_protocol::http::{Request, Route};
+use xylem_protocol::http::Request;
 use xylem_protocol::limits::{FLOWS_MAX, UNIT_BYTES};
 
 use super::Agent;
@@ -19,7 +19,7 @@ use crate::oneline::chain;
 use crate::origin::{Origin, OriginError};
 use crate::store::{Begun, Complete, Partial, StoreError, record};
 
-pub(super) use flow::{Flow, FlowAsk, Flows, Refusal};
+pub(super) use flow::{Flow, FlowAsk, Flows, Refusal, header_safe, relayed_lines};
 use source::Chosen;
 
 /// What somebody who waits for a blob is told: its size, or why there is none.
@@ -39,13 +39,12 @@ impl Agent {
                 request.path.join(",")
             );
             self.metrics.error("loop");
-            self.post.send(Refusal { status: 508, code: "UNKNOWN", message }.to_hot(digest));
+            self.post.send(Refusal::new(508, "UNKNOWN", message).to_hot(digest));
             return;
         }
-        let Route::Blob { repository, .. } = request.route else {
-            let message = "not a request for a blob".to_owned();
-            self.post.send(Refusal { status: 404, code: "BLOB_UNKNOWN", message }.to_hot(digest));
-            return;
+        let repository = match self.repository(&request) {
+            Ok(repository) => repository,
+            Err(refusal) => return self.post.send(refusal.to_hot(digest)),
         };
         let ask = FlowAsk { repository, image: request.image, path: request.path };
         self.start(digest, ask, true, None);
@@ -81,7 +80,7 @@ impl Agent {
         }
         if self.flows.len() >= usize::from(FLOWS_MAX) {
             let message = format!("{FLOWS_MAX} blobs are being fetched already; try again");
-            let refusal = Refusal { status: 503, code: "TOOMANYREQUESTS", message };
+            let refusal = Refusal::new(503, "TOOMANYREQUESTS", message);
             if wanted {
                 self.post.send(refusal.to_hot(digest));
             }
@@ -103,7 +102,9 @@ impl Agent {
     /// Looks whether the blob is here; else opens its file and starts the ring thread on its first
     /// source.
     async fn begin(self: &Rc<Self>, digest: Digest, serial: u64) -> Result<(), Refusal> {
-        if let Origin::Layout(layout) = &self.origin
+        let asked = self.flows.with(&digest, |flow| (flow.ask.image, flow.ask.repository.clone()));
+        let Some((image, repository)) = asked else { return Ok(()) };
+        if let Origin::Layout(layout) = repository.origin()
             && let Ok(complete) = layout.blob(&digest).await
         {
             let pulled = self.flows.with(&digest, |flow| !flow.waiters.is_empty());
@@ -113,11 +114,9 @@ impl Agent {
             self.present(digest, complete);
             return Ok(());
         }
-        let asked = self.flows.with(&digest, |flow| (flow.ask.image, flow.ask.repository.clone()));
-        let Some((image, repository)) = asked else { return Ok(()) };
         let placed = async {
             if let Some(image) = image {
-                self.trees.upstreams(image, &repository).await;
+                self.trees.upstreams(image, &repository.label()).await;
             }
         };
         if self.store.knows(&digest) {
@@ -224,12 +223,14 @@ impl Agent {
         });
         let Some(Some(serial)) = found else { return };
         self.metrics.error("cold");
-        let refusal = (!error.is_passing()).then(|| Refusal::origin(error));
+        let (refusal, is_passing) = (Refusal::origin(error), error.is_passing());
         let agent = self.clone();
         tokio_uring::spawn(async move {
-            let next = match refusal {
-                Some(refusal) => Err(refusal),
-                None => agent.next_source(digest, serial).await,
+            let next = match agent.asked(digest, serial) {
+                Some(asked) if !is_passing && !asked.is_mirror() => {
+                    agent.denied(digest, serial, &asked, refusal).await
+                }
+                _ => agent.next_source(digest, serial).await,
             };
             agent.go_on(digest, serial, next);
         });
@@ -272,7 +273,7 @@ impl Agent {
             let again = flow.mismatched.replace(actual).is_some();
             flow.restart_from_registry();
             let message = format!("{upstream} sent bytes that hash to {actual}, not to {digest}");
-            flow.cause = Some(Refusal { status: 502, code: "DIGEST_INVALID", message });
+            flow.cause = Some(Refusal::new(502, "DIGEST_INVALID", message));
             Some((flow.serial, again, flow.cause.clone()))
         });
         let Some(Some((serial, again, cause))) = found else { return };
@@ -336,7 +337,7 @@ impl Agent {
     fn store_refusal(&self, error: &StoreError) -> Refusal {
         let message = chain(error);
         self.metrics.error("store");
-        Refusal { status: 507, code: "UNKNOWN", message }
+        Refusal::new(507, "UNKNOWN", message)
     }
 
     /// The blob cannot be had. The flow is there until its file is gone, so that a new one does not

@@ -10,18 +10,23 @@ use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 use tracing::{debug, warn};
 use xylem_protocol::Digest;
+use xylem_protocol::http::Request;
 use xylem_protocol::limits::{BLOB_IMAGES_MAX, MANIFEST_CACHE_BYTES_MAX, MANIFEST_MAX};
 
 use super::Agent;
 use super::flows::Refusal;
 use crate::origin::{
-    ACCEPT_ALL, Document, Manifest, OriginError, PeerRequest, Resolved, is_index, media_type_of,
+    ACCEPT_ALL, Credentials, Document, Manifest, OriginError, Repository, Resolved, is_index,
+    media_type_of,
 };
 
 /// What is asked of an upstream at the moment, and who waits for it.
-type Inflight<K, V> = RefCell<HashMap<K, Rc<OnceCell<V>>>>;
+pub(super) type Inflight<K, V> = RefCell<HashMap<K, Rc<OnceCell<V>>>>;
 
 type Fetched = Result<Manifest, Rc<OriginError>>;
+
+/// A question to a registry: repository, tag, accepted types, credentials.
+type TagAsk = (String, String, String, Option<Rc<str>>);
 
 /// Manifests in memory, and those on the way.
 #[derive(Debug)]
@@ -31,14 +36,16 @@ pub(super) struct Manifests {
     /// Media types that a tag or an index has named for digests.
     kinds: RefCell<crate::lru::Lru<Digest, String>>,
     fetching: Inflight<Digest, Fetched>,
-    resolving: Inflight<(String, String, String), Result<Resolved, Rc<OriginError>>>,
+    resolving: Inflight<TagAsk, Result<Resolved, Rc<OriginError>>>,
 }
 
 /// A request for a manifest by its digest.
 #[derive(Debug, Clone)]
 pub(super) struct ManifestAsk {
-    pub(super) repository: String,
+    pub(super) repository: Repository,
     pub(super) digest: Digest,
+    /// For whom a registry is asked.
+    pub(super) credentials: Credentials,
     /// The tree that it belongs to, when a child asks.
     pub(super) image: Option<Digest>,
     pub(super) path: Vec<String>,
@@ -84,22 +91,30 @@ impl Agent {
     /// What a tag names now.
     pub(super) async fn resolve(
         &self,
-        repository: &str,
+        repository: &Repository,
         tag: &str,
         accept: &str,
+        credentials: &Credentials,
     ) -> Result<Digest, Refusal> {
-        let key = (repository.to_owned(), tag.to_owned(), accept.to_owned());
+        let given = match credentials {
+            Credentials::Client(given) => given.clone(),
+            Credentials::Node => None,
+        };
+        let key = (repository.label(), tag.to_owned(), accept.to_owned(), given);
         let resolved = once(&self.manifests.resolving, key, async {
-            self.origin.resolve(repository, tag, accept).await.map_err(Rc::new)
+            let (origin, name) = (repository.origin(), repository.name());
+            origin.resolve(name, tag, accept, credentials).await.map_err(Rc::new)
         })
         .await;
         match resolved {
             Ok(Resolved::Named(digest, media_type)) => {
+                self.accepted(repository, credentials);
                 self.manifests.kinds.borrow_mut().insert(digest, media_type);
                 Ok(digest)
             }
             Ok(Resolved::Whole(manifest)) => {
                 let digest = manifest.digest;
+                self.accepted(repository, credentials);
                 self.learn(&manifest, repository);
                 self.persist(&manifest).await;
                 self.manifests.keep(&manifest);
@@ -117,7 +132,7 @@ impl Agent {
         }
         if ask.path.contains(&self.settings.node) {
             let message = format!("request has passed {} already", self.settings.node);
-            return Err(Refusal { status: 508, code: "UNKNOWN", message });
+            return Err(Refusal::new(508, "UNKNOWN", message));
         }
         let fetched = once(&self.manifests.fetching, ask.digest, async {
             let manifest = self.fetch_manifest(ask).await?;
@@ -132,6 +147,28 @@ impl Agent {
     fn manifest_refusal(&self, error: &OriginError) -> Refusal {
         self.metrics.error("manifest");
         Refusal { code: error.code("MANIFEST_UNKNOWN"), ..Refusal::origin(error) }
+    }
+
+    /// Whether a request for a manifest goes to the registry with its caller's credentials, so that
+    /// its answer says whether the caller may have it.
+    pub(super) async fn is_asked_anyway(&self, request: &Request, digest: &Digest) -> bool {
+        let is_client = request.node.is_none() && self.access.settings.grantor.is_some();
+        is_client && !self.has_grant(request, digest) && self.manifest_here(digest).await.is_none()
+    }
+
+    /// A manifest that nobody has asked for yet, from the registry.
+    pub(super) async fn manifest_of_registry(
+        &self,
+        ask: &ManifestAsk,
+    ) -> Result<Manifest, Refusal> {
+        let (origin, name) = (ask.repository.origin(), ask.repository.name());
+        let fetched = origin.manifest(name, &ask.digest, ACCEPT_ALL, &ask.credentials).await;
+        let manifest = fetched.map_err(|error| self.manifest_refusal(&error))?;
+        self.accepted(&ask.repository, &ask.credentials);
+        self.learn(&manifest, &ask.repository);
+        self.persist(&manifest).await;
+        self.manifests.keep(&manifest);
+        Ok(manifest)
     }
 
     async fn manifest_here(&self, digest: &Digest) -> Option<Manifest> {
@@ -154,16 +191,8 @@ impl Agent {
         let mut last = None;
         if !kind.is_some_and(|kind| is_index(&kind)) {
             let image = ask.image.unwrap_or(ask.digest);
-            let mut path = ask.path.clone();
-            path.push(self.settings.node.clone());
-            let request = PeerRequest {
-                repository: ask.repository.clone(),
-                digest: ask.digest,
-                image,
-                node: self.settings.node.clone(),
-                path,
-            };
-            for peer in self.trees.upstreams(image, &ask.repository).await.iter() {
+            let request = self.peer_request(&ask.repository, ask.digest, image, &ask.path);
+            for peer in self.trees.upstreams(image, &ask.repository.label()).await.iter() {
                 let waits_for_us = ask.path.iter().any(|node| **node == *peer.node);
                 if waits_for_us || !self.trees.is_usable(&peer.node) {
                     continue;
@@ -178,7 +207,11 @@ impl Agent {
                 }
             }
         }
-        let from_origin = self.origin.manifest(&ask.repository, &ask.digest, ACCEPT_ALL).await;
+        let (origin, name) = (ask.repository.origin(), ask.repository.name());
+        let from_origin = origin.manifest(name, &ask.digest, ACCEPT_ALL, &ask.credentials).await;
+        if from_origin.is_ok() {
+            self.accepted(&ask.repository, &ask.credentials);
+        }
         from_origin.map_err(|error| match (error, last) {
             (OriginError::NoUpstream, Some(last)) => Rc::new(last),
             (error, _) => Rc::new(error),
@@ -186,12 +219,12 @@ impl Agent {
     }
 
     /// Takes from a manifest what belongs to what.
-    fn learn(&self, manifest: &Manifest, repository: &str) {
+    fn learn(&self, manifest: &Manifest, repository: &Repository) {
         match Document::parse(&manifest.bytes) {
             Some(Document::Image(blobs)) => {
                 self.trees.learn(manifest.digest, blobs.iter().map(|blob| blob.digest));
                 self.trees.learn(manifest.digest, std::iter::once(manifest.digest));
-                self.trees.join(manifest.digest, repository);
+                self.trees.join(manifest.digest, &repository.label());
             }
             Some(Document::Index(images)) => {
                 self.trees.leave(&manifest.digest);
@@ -216,7 +249,7 @@ impl Agent {
 }
 
 /// Runs one of several equal calls, and gives its result to all.
-async fn once<K: Clone + Eq + Hash, V: Clone>(
+pub(super) async fn once<K: Clone + Eq + Hash, V: Clone>(
     inflight: &Inflight<K, V>,
     key: K,
     call: impl Future<Output = V>,

@@ -8,14 +8,18 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use tracing::info;
 use xylem_protocol::Digest;
+use xylem_protocol::http::Request;
 use xylem_protocol::limits::{PULL_BLOBS_MAX, PULLS_MAX};
-use xylem_protocol::names::{Target, check_repository};
+use xylem_protocol::names::{Target, check_host, check_repository};
 
 use super::Agent;
+use super::access::caller;
 use super::flows::{FlowAsk, Refusal};
 use super::manifests::ManifestAsk;
 use crate::clock::monotonic_ns;
-use crate::origin::{ACCEPT_ALL, Descriptor, Document, Manifest, Platform};
+use crate::origin::{
+    ACCEPT_ALL, Credentials, Descriptor, Document, Manifest, Platform, Repository,
+};
 
 /// Body of `POST /xylem/v1/pulls`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -25,7 +29,7 @@ pub(super) struct PullAsk {
     name: String,
     /// Tag or digest.
     reference: String,
-    /// `host[:port]`; must be the upstream's. Empty: whatever the upstream is.
+    /// `host[:port]` of the registry. Empty: the default one.
     #[serde(default)]
     registry: String,
     /// `os/architecture`; default is this machine's.
@@ -36,7 +40,8 @@ pub(super) struct PullAsk {
 /// A pull that has been checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Wanted {
-    repository: String,
+    repository: Repository,
+    credentials: Credentials,
     target: Target,
     platform: Platform,
 }
@@ -114,25 +119,30 @@ impl Pulls {
 }
 
 fn bad_request(message: impl Into<String>) -> Refusal {
-    Refusal { status: 400, code: "NAME_INVALID", message: message.into() }
+    Refusal::new(400, "NAME_INVALID", message.into())
 }
 
 impl Agent {
     /// Starts a pull; returns its number.
-    pub(super) fn pull(self: &Rc<Self>, body: &[u8]) -> Result<u64, Refusal> {
+    pub(super) fn pull(self: &Rc<Self>, request: &Request, body: &[u8]) -> Result<u64, Refusal> {
         let ask: PullAsk = serde_json::from_slice(body)
             .map_err(|error| bad_request(format!("body is no pull request: {error}")))?;
-        let wanted = self.check_pull(ask)?;
+        let credentials = match &request.authorization {
+            Some(_) => caller(request),
+            None => Credentials::Node,
+        };
+        let wanted = self.check_pull(ask, credentials)?;
         let Some((id, is_new)) = self.pulls.add(&wanted) else {
             let message = format!("{PULLS_MAX} pulls are running already; try again");
-            return Err(Refusal { status: 503, code: "TOOMANYREQUESTS", message });
+            return Err(Refusal::new(503, "TOOMANYREQUESTS", message));
         };
         if is_new {
             let agent = self.clone();
             tokio_uring::spawn(async move {
                 let outcome = agent.run_pull(id, &wanted).await;
                 let state = if outcome.is_ok() { "done" } else { "failed" };
-                info!(id, repository = wanted.repository, target = %wanted.target, state, "pull");
+                let repository = wanted.repository.label();
+                info!(id, repository, target = %wanted.target, state, "pull");
                 agent.pulls.with(id, |pull| {
                     pull.end_ns = Some(monotonic_ns());
                     pull.error = outcome.err().map(|refusal| refusal.message);
@@ -142,25 +152,29 @@ impl Agent {
         Ok(id)
     }
 
-    fn check_pull(&self, ask: PullAsk) -> Result<Wanted, Refusal> {
+    fn check_pull(&self, ask: PullAsk, credentials: Credentials) -> Result<Wanted, Refusal> {
         check_repository(&ask.name).map_err(|error| bad_request(error.to_string()))?;
         let target = ask.reference.parse().map_err(|error| bad_request(format!("{error}")))?;
-        let serves = ask.registry.is_empty() || self.origin.serves(&ask.registry);
-        if !serves {
-            let upstream = self.origin.name().unwrap_or_else(|| "nothing".to_owned());
-            let message = format!("this node's upstream is {upstream}, not {}", ask.registry);
-            return Err(bad_request(message));
+        let host = Some(ask.registry.as_str()).filter(|host| !host.is_empty());
+        if let Some(host) = host {
+            check_host(host).map_err(|error| bad_request(error.to_string()))?;
         }
+        let repository = self.find_repository(host, &ask.name)?;
         let platform = match &ask.platform {
             None => Platform::host(),
             Some(text) => Platform::parse(text)
                 .ok_or_else(|| bad_request(format!("{text:?} is no platform: os/architecture")))?,
         };
-        Ok(Wanted { repository: ask.name, target, platform })
+        Ok(Wanted { repository, credentials, target, platform })
     }
 
     async fn run_pull(self: &Rc<Self>, id: u64, wanted: &Wanted) -> Result<(), Refusal> {
         let (image, blobs) = self.image(wanted).await?;
+        if wanted.credentials == Credentials::Node {
+            let all: Vec<Digest> =
+                blobs.iter().map(|blob| blob.digest).chain([image.digest]).collect();
+            self.store.mark_public(&all);
+        }
         self.pulls.with(id, |pull| {
             pull.image = Some(image.digest);
             pull.blobs = blobs.iter().map(|blob| (blob.clone(), false)).collect();
@@ -186,9 +200,9 @@ impl Agent {
 
     /// The image's manifest, which is then in the store, and its blobs.
     async fn image(&self, wanted: &Wanted) -> Result<(Manifest, Vec<Descriptor>), Refusal> {
-        let Wanted { repository, target, platform } = wanted;
+        let Wanted { repository, credentials, target, platform } = wanted;
         let mut digest = match target {
-            Target::Tag(tag) => self.resolve(repository, tag, ACCEPT_ALL).await?,
+            Target::Tag(tag) => self.resolve(repository, tag, ACCEPT_ALL, credentials).await?,
             Target::Digest(digest) => *digest,
         };
         // An index, and the image that it names: no index names an index.
@@ -196,6 +210,7 @@ impl Agent {
             let ask = ManifestAsk {
                 repository: repository.clone(),
                 digest,
+                credentials: credentials.clone(),
                 image: None,
                 path: Vec::new(),
             };
@@ -208,21 +223,24 @@ impl Agent {
             }
             let Some(index) = document else { break };
             let found = index.select(platform).map(|descriptor| descriptor.digest);
-            digest = found.ok_or_else(|| Refusal {
-                status: 404,
-                code: "MANIFEST_UNKNOWN",
-                message: format!("{repository}@{digest} has no image for {platform}"),
+            digest = found.ok_or_else(|| {
+                Refusal::new(
+                    404,
+                    "MANIFEST_UNKNOWN",
+                    format!("{}@{digest} has no image for {platform}", repository.label()),
+                )
             })?;
         }
-        let message = format!("{repository}@{digest} is neither an image nor an index of images");
-        Err(Refusal { status: 502, code: "MANIFEST_INVALID", message })
+        let name = repository.label();
+        let message = format!("{name}@{digest} is neither an image nor an index of images");
+        Err(Refusal::new(502, "MANIFEST_INVALID", message))
     }
 
     async fn pull_blob(
         self: Rc<Self>,
         id: u64,
         image: Digest,
-        repository: String,
+        repository: Repository,
         blob: Descriptor,
     ) -> Result<(), Refusal> {
         let ask = FlowAsk { repository, image: Some(image), path: Vec::new() };
@@ -231,7 +249,7 @@ impl Agent {
         if size != blob.size {
             let message =
                 format!("{} has {size} bytes, its manifest says {}", blob.digest, blob.size);
-            return Err(Refusal { status: 502, code: "SIZE_INVALID", message });
+            return Err(Refusal::new(502, "SIZE_INVALID", message));
         }
         self.pulls.with(id, |pull| {
             for (descriptor, complete) in &mut pull.blobs {
@@ -281,5 +299,5 @@ impl Agent {
 }
 
 fn interrupted() -> Refusal {
-    Refusal { status: 500, code: "UNKNOWN", message: "interrupted".to_owned() }
+    Refusal::new(500, "UNKNOWN", "interrupted".to_owned())
 }

@@ -30,12 +30,17 @@ impl Agent {
                 "parent": tree.parent.as_deref(),
             })
         });
+        let known = self.registries.known().into_iter();
+        let registries: Vec<Value> =
+            known.map(|(host, url)| json!({ "host": host, "url": url })).collect();
         let report = self.report.borrow();
         json!({
             "node": settings.node,
             "version": env!("CARGO_PKG_VERSION"),
             "listen": settings.listen.to_string(),
-            "upstream": self.origin.name(),
+            "upstream": self.registries.default_origin().name(),
+            "registries": registries,
+            "all": self.registries.takes_all(),
             "control": control,
             "memory": {
                 "bytes": settings.memory_bytes,

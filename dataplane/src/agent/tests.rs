@@ -2,4 +2,5 @@
 
 mod flows;
 mod paper;
+mod private;
 mod requests;

@@ -144,7 +144,7 @@ impl Driver {
         let digest = flow.digest;
         let message = format!("cannot store {digest}: {cause}; free space in the node's store");
         self.by_digest.remove(&digest);
-        self.refuse_waiters(index, 507, "UNKNOWN", &message);
+        self.refuse_waiters(index, 507, "UNKNOWN", &message, "");
         self.tell(ToCold::StoreFailed { digest, cause });
     }
 

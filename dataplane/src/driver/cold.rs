@@ -30,6 +30,13 @@ impl Driver {
                     &body,
                 );
             }
+            ToHot::Grants { keys, until } => {
+                for key in keys {
+                    self.grants.insert(key, until);
+                }
+            }
+            ToHot::Vouchers(vouchers) => self.vouchers = vouchers,
+            ToHot::Admitted { ticket } => self.admitted(ticket),
             ToHot::Present { digest, file, size, direct } => {
                 self.present(digest, file, size, direct);
             }
@@ -40,8 +47,8 @@ impl Driver {
             ToHot::Source { digest, attempt, restart, source } => {
                 self.next_source(&digest, attempt, restart, source);
             }
-            ToHot::Refuse { digest, status, code, message } => {
-                self.refuse(&digest, status, code, &message);
+            ToHot::Refuse { digest, status, code, message, extra } => {
+                self.refuse(&digest, status, code, &message, &extra);
             }
             ToHot::Committed { digest } => tracing::debug!(%digest, "committed"),
             ToHot::Opened { digest, attempt, size } => {
@@ -62,8 +69,19 @@ impl Driver {
         let index = (ticket.0 & 0xffff) as u16;
         let generation = u32::try_from(ticket.0 >> 16).ok()?;
         let current = self.conns.is_current(index, generation);
-        let asks = matches!(self.conns.get(index)?.state, State::Asking);
+        let state = &self.conns.get(index)?.state;
+        let asks = matches!(state, State::Asking | State::Admitting { .. });
         (current && asks).then_some(index)
+    }
+
+    /// A caller may have the blob that it asked for.
+    fn admitted(&mut self, ticket: Ticket) {
+        let Some(index) = self.asking(ticket) else { return };
+        let Some(conn) = self.conns.get_mut(index) else { return };
+        match std::mem::replace(&mut conn.state, State::Asking) {
+            State::Admitting { request } => self.serve_blob(index, request),
+            state => conn.state = state,
+        }
     }
 
     /// The flow of a blob, if the message is about its latest try.
@@ -163,9 +181,16 @@ impl Driver {
         }
     }
 
-    fn refuse(&mut self, digest: &Digest, status: u16, code: &'static str, message: &str) {
+    fn refuse(
+        &mut self,
+        digest: &Digest,
+        status: u16,
+        code: &'static str,
+        message: &str,
+        extra: &str,
+    ) {
         let Some(&index) = self.by_digest.get(digest) else { return };
-        self.refuse_waiters(index, status, code, message);
+        self.refuse_waiters(index, status, code, message, extra);
         let Some(flow) = self.flows.get_mut(index) else { return };
         match flow.phase {
             Phase::Wanted => {
@@ -183,7 +208,14 @@ impl Driver {
     }
 
     /// Tells those who wait for a blob's size that it will not come.
-    pub(super) fn refuse_waiters(&mut self, index: u16, status: u16, code: &str, message: &str) {
+    pub(super) fn refuse_waiters(
+        &mut self,
+        index: u16,
+        status: u16,
+        code: &str,
+        message: &str,
+        extra: &str,
+    ) {
         let Some(flow) = self.flows.get_mut(index) else { return };
         for (conn, generation) in std::mem::take(&mut flow.waiters) {
             let waits = |conn: &super::Conn| matches!(conn.state, State::Waiting { .. });
@@ -192,7 +224,7 @@ impl Driver {
                 continue;
             }
             let body = error_body(code, message);
-            self.answer(conn, status, "application/json", None, "", None, &body);
+            self.answer(conn, status, "application/json", None, extra, None, &body);
         }
     }
 

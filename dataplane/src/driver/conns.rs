@@ -12,6 +12,7 @@ use xylem_protocol::limits::{BODY_MAX, HEAD_MAX, HEAD_WAIT_MS, IDLE_MS, READERS_
 use super::fetch::{Flow, Phase};
 use super::meter::Traffic;
 use super::{Driver, conn_token};
+use crate::access;
 use crate::link::{Ticket, ToCold};
 use crate::oneline::chain;
 use crate::relay::{Event, FlowId, ReaderId};
@@ -28,6 +29,8 @@ pub(super) enum State {
     Reading,
     /// The cold half was asked; for a HEAD the answer has no body.
     Asking,
+    /// The cold half was asked whether the caller may have the blob.
+    Admitting { request: Box<Request> },
     /// Waits for a blob whose size is not known yet.
     Waiting { request: Box<Request> },
     /// The response's head is being sent; then these bytes follow.
@@ -201,18 +204,47 @@ impl Driver {
     }
 
     fn route(&mut self, index: u16, request: Box<Request>, body: Vec<u8>) {
-        let digest = match (&request.route, request.method) {
-            (Route::Blob { digest, .. }, Method::Get) => *digest,
-            // A HEAD is answered here if the size is known, otherwise by who can ask for it.
-            (Route::Blob { digest, .. }, Method::Head) if self.size_of(digest).is_some() => *digest,
-            _ => {
-                let Some(conn) = self.conns.get_mut(index) else { return };
-                conn.state = State::Asking;
-                let generation = self.conns.generation(index);
-                let ticket = Ticket(u64::from(generation) << 16 | u64::from(index));
-                return self.tell(ToCold::Ask { ticket, request, body });
-            }
-        };
+        let is_blob = matches!(request.route, Route::Blob { .. })
+            && matches!(request.method, Method::Get | Method::Head);
+        if !is_blob {
+            return self.ask_cold(index, request, body);
+        }
+        if self.may_have(&request) {
+            return self.serve_blob(index, request);
+        }
+        let ticket = self.ticket(index);
+        let Some(conn) = self.conns.get_mut(index) else { return };
+        conn.state = State::Admitting { request: request.clone() };
+        self.tell(ToCold::Admit { ticket, request });
+    }
+
+    fn ticket(&self, index: u16) -> Ticket {
+        let generation = self.conns.generation(index);
+        Ticket(u64::from(generation) << 16 | u64::from(index))
+    }
+
+    fn ask_cold(&mut self, index: u16, request: Box<Request>, body: Vec<u8>) {
+        let ticket = self.ticket(index);
+        let Some(conn) = self.conns.get_mut(index) else { return };
+        conn.state = State::Asking;
+        self.tell(ToCold::Ask { ticket, request, body });
+    }
+
+    /// Whether a request's caller is known to have a right to what it asks for.
+    fn may_have(&mut self, request: &Request) -> bool {
+        let Some(grantor) = &self.settings.grantor else { return true };
+        let Some(digest) = access::digest_of(request) else { return true };
+        let key = grantor.key(request, &digest);
+        self.grants.get(key, self.now).is_some() || self.vouchers.vouched(request)
+    }
+
+    /// Answers a request for a blob whose caller may have it.
+    pub(super) fn serve_blob(&mut self, index: u16, request: Box<Request>) {
+        let Some(digest) = access::digest_of(&request) else { return };
+        // A HEAD is answered here if the size is known, otherwise by who can ask for it.
+        if request.method == Method::Head && self.size_of(&digest).is_none() {
+            return self.ask_cold(index, request, Vec::new());
+        }
         let Some(flow) = self.find_or_want(&digest, &request) else {
             let message = "too many blobs are being fetched; try again";
             return self.answer_error(index, 503, "TOOMANYREQUESTS", message);

@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 use xylem_protocol::Digest;
 use xylem_protocol::limits::{CONNECTIONS_MAX, FLOWS_MAX, OPEN_BLOBS_MAX, TICK_MS};
 
+use crate::access::{Grantor, Grants, Vouchers};
 use crate::link::{HotEnd, ToCold};
 use crate::relay::{Action, Event, Relay};
 use crate::ring::token::{Kind, Token};
@@ -52,6 +53,8 @@ pub struct Settings {
     pub node: String,
     /// Whether blobs are hashed. Off only to measure what hashing costs: nothing is verified then.
     pub verify: bool,
+    /// Tells whose right to what is known; `None`: whoever reaches the node may have everything.
+    pub grantor: Option<Grantor>,
 }
 
 /// Why the ring thread ended.
@@ -92,6 +95,8 @@ pub(crate) struct Driver {
     /// Messages that found the queue to the cold half full.
     unsent: VecDeque<ToCold>,
     meter: Meter,
+    grants: Grants,
+    vouchers: Vouchers,
     /// Whether the cold half was asked for a blob in this turn.
     asked: bool,
     /// The time at the last completion; good enough for everything here.
@@ -131,6 +136,8 @@ pub fn run(
         actions: Vec::new(),
         unsent: VecDeque::new(),
         meter: Meter::new(slots),
+        grants: Grants::default(),
+        vouchers: Vouchers::default(),
         asked: false,
         now,
         last_sweep: now,

@@ -5,9 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use xylem_protocol::limits::{
-    CONNECT_MS, IDLE_MS, IDLE_UPLINKS_MAX, PEER_ANSWER_MS, REGISTRY_ANSWER_MS, STALL_MS,
-};
+use xylem_protocol::limits::{CONNECT_MS, IDLE_MS, IDLE_UPLINKS_MAX, STALL_MS};
 
 use super::meter::Traffic;
 use super::{Driver, flow_token};
@@ -118,11 +116,12 @@ impl Driver {
     pub(super) fn watch_uplinks(&mut self) {
         for index in self.flows.indices() {
             let Some(flow) = self.flows.get(index) else { continue };
-            let (Some(uplink), Some(Source::Http { registry, .. })) = (&flow.uplink, &flow.source)
+            let (Some(uplink), Some(Source::Http { registry, answer_ms, .. })) =
+                (&flow.uplink, &flow.source)
             else {
                 continue;
             };
-            let answer = if *registry { REGISTRY_ANSWER_MS } else { PEER_ANSWER_MS };
+            let answer = *answer_ms;
             let (kind, patience) = match uplink.stage {
                 Stage::Connecting => (Kind::Connect, CONNECT_MS),
                 Stage::Asking => (Kind::Request, answer),

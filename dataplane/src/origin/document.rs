@@ -99,6 +99,14 @@ struct Raw {
 }
 
 impl Document {
+    /// What it names: configuration and layers, or the images of an index.
+    pub fn digests(&self) -> Vec<Digest> {
+        match self {
+            Self::Image(blobs) => blobs.iter().map(|blob| blob.digest).collect(),
+            Self::Index(images) => images.iter().map(|(image, _)| image.digest).collect(),
+        }
+    }
+
     /// Reads one; `None` if it is neither, names a blob by another algorithm, or is beyond the
     /// limits.
     pub fn parse(bytes: &[u8]) -> Option<Self> {

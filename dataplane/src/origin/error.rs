@@ -39,7 +39,7 @@ pub enum OriginError {
         what: String,
     },
     /// It wants credentials, and this node has none.
-    #[error("{upstream} refuses {what} without credentials (status {status})")]
+    #[error("{upstream} refuses {what} (status {status}): credentials are missing or not enough")]
     Denied {
         /// Which.
         upstream: String,
@@ -47,6 +47,8 @@ pub enum OriginError {
         what: String,
         /// 401 or 403.
         status: u16,
+        /// The registry's own answer, for the client.
+        answer: Option<Box<super::Relayed>>,
     },
     /// Another status.
     #[error("{upstream} answered {status} for {what}")]
@@ -163,7 +165,7 @@ impl OriginError {
         let upstream = upstream.to_owned();
         match status {
             404 => Self::NotFound { upstream, what },
-            401 | 403 => Self::Denied { upstream, what, status },
+            401 | 403 => Self::Denied { upstream, what, status, answer: None },
             _ => Self::Status { upstream, what, status },
         }
     }

@@ -11,7 +11,7 @@ use tokio::task::spawn_blocking;
 use xylem_protocol::Digest;
 use xylem_protocol::limits::MANIFEST_MAX;
 
-use super::{Manifest, OriginError, Resolved, TagList, media_type_of};
+use super::{Manifest, OriginError, Relayed, Resolved, media_type_of};
 use crate::store::{Complete, open_complete};
 
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -152,13 +152,20 @@ impl Layout {
     ///
     /// # Errors
     /// [`OriginError::Layout`].
-    pub async fn tags(&self, repository: &str) -> Result<TagList, OriginError> {
+    pub async fn tags(&self, repository: &str) -> Result<Relayed, OriginError> {
         let layout = self.clone();
         let index = spawn_blocking(move || layout.index()).await??;
         let mut tags: Vec<&str> = index.manifests.iter().filter_map(Entry::tag).collect();
         tags.sort_unstable();
         let body = serde_json::json!({ "name": repository, "tags": tags }).to_string();
-        Ok(TagList { body: body.into(), link: None })
+        Ok(Relayed {
+            status: 200,
+            content_type: Some("application/json".to_owned()),
+            challenges: Vec::new(),
+            link: None,
+            filters: None,
+            body: body.into(),
+        })
     }
 
     /// Hashes a blob's file.

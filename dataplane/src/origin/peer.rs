@@ -1,12 +1,13 @@
 //! Asks another node for a manifest. Blobs of peers are the ring thread's business.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use reqwest::header::ACCEPT;
 use reqwest::{Client, StatusCode};
 use xylem_protocol::Digest;
-use xylem_protocol::http::{HEADER_IMAGE, HEADER_NODE, HEADER_PATH};
+use xylem_protocol::http::{HEADER_GRANT, HEADER_IMAGE, HEADER_NODE, HEADER_PATH};
 use xylem_protocol::limits::{CONNECT_MS, MANIFEST_MAX, PEER_MANIFEST_MS};
 
 use super::registry::{USER_AGENT, bounded, checked};
@@ -15,6 +16,8 @@ use super::{ACCEPT_ALL, Manifest, OriginError, tls};
 /// What travels in the header lines between nodes.
 #[derive(Debug, Clone)]
 pub struct PeerRequest {
+    /// The registry, where it is not the nodes' default one.
+    pub namespace: Option<Rc<str>>,
     /// Repository.
     pub repository: String,
     /// Manifest or blob.
@@ -25,17 +28,28 @@ pub struct PeerRequest {
     pub node: String,
     /// Nodes on the way, this one last.
     pub path: Vec<String>,
+    /// This node's word that its caller may have it.
+    pub grant: Option<String>,
 }
 
 impl PeerRequest {
+    /// What stands behind the repository's name: `kind` is `blobs` or `manifests`.
+    fn target(&self, kind: &str) -> String {
+        let Self { namespace, repository, digest, .. } = self;
+        // A host has no character that a query could not.
+        let query = namespace.as_ref().map_or(String::new(), |host| format!("?ns={host}"));
+        format!("/v2/{repository}/{kind}/{digest}{query}")
+    }
+
     /// The head of a request for a blob, without `Range` and the empty line.
     pub fn blob_head(&self, address: SocketAddr) -> Vec<u8> {
-        let Self { repository, digest, image, node, path } = self;
-        let path = path.join(",");
+        let Self { image, node, path, grant, .. } = self;
+        let (target, path) = (self.target("blobs"), path.join(","));
+        let grant =
+            grant.as_ref().map_or(String::new(), |word| format!("{HEADER_GRANT}: {word}\r\n"));
         format!(
-            "GET /v2/{repository}/blobs/{digest} HTTP/1.1\r\nHost: {address}\r\n\
-             User-Agent: {USER_AGENT}\r\n\
-             {HEADER_NODE}: {node}\r\n{HEADER_IMAGE}: {image}\r\n{HEADER_PATH}: {path}\r\n"
+            "GET {target} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: {USER_AGENT}\r\n\
+             {HEADER_NODE}: {node}\r\n{HEADER_IMAGE}: {image}\r\n{HEADER_PATH}: {path}\r\n{grant}"
         )
         .into_bytes()
     }
@@ -73,18 +87,19 @@ impl PeerClient {
         address: SocketAddr,
         ask: &PeerRequest,
     ) -> Result<Manifest, OriginError> {
-        let PeerRequest { repository, digest, image, node, path } = ask;
+        let PeerRequest { digest, image, node, path, .. } = ask;
         let failed = |error| OriginError::request(peer, error);
-        let response = self
+        let mut request = self
             .0
-            .get(format!("http://{address}/v2/{repository}/manifests/{digest}"))
+            .get(format!("http://{address}{}", ask.target("manifests")))
             .header(ACCEPT, ACCEPT_ALL)
             .header(HEADER_NODE, node)
             .header(HEADER_IMAGE, image.to_string())
-            .header(HEADER_PATH, path.join(","))
-            .send()
-            .await
-            .map_err(failed)?;
+            .header(HEADER_PATH, path.join(","));
+        if let Some(grant) = &ask.grant {
+            request = request.header(HEADER_GRANT, grant);
+        }
+        let response = request.send().await.map_err(failed)?;
         if response.status() != StatusCode::OK {
             let status = response.status().as_u16();
             return Err(OriginError::status_of(peer, digest.to_string(), status));

@@ -1,25 +1,26 @@
-//! A client of one registry, over HTTP or TLS: manifests, tags, anonymous tokens, and where blobs
-//! are.
+//! A client of one registry, over HTTP or TLS: manifests, tags, anonymous tokens. Blobs are in
+//! blobs.rs. A client's credentials go through it as they are, and stay nowhere.
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{
-    ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap, LINK, RANGE, WWW_AUTHENTICATE,
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LINK, WWW_AUTHENTICATE,
 };
 use reqwest::{Client, Method, Response, StatusCode, Url};
 use sha2::{Digest as _, Sha256};
+use tracing::debug;
 use xylem_protocol::Digest;
-use xylem_protocol::limits::{
-    MANIFEST_MAX, REDIRECTS_MAX, REGISTRY_ANSWER_MS, SMALL_ANSWER_MAX, TOKENS_MAX,
-};
+use xylem_protocol::limits::{MANIFEST_MAX, REDIRECTS_MAX, SMALL_ANSWER_MAX, TOKENS_MAX};
 use xylem_protocol::names::Target;
 
 use super::token::{Challenge, Token};
-use super::{ACCEPT_ALL, BlobRoute, Manifest, OriginError, Resolved, TagList, media_type_of, tls};
+use super::{
+    ACCEPT_ALL, Credentials, Manifest, OriginError, Relayed, Resolved, media_type_of, tls,
+};
+use crate::config::{Endpoint, RegistrySpec};
 use crate::lru::Lru;
 
 /// `User-Agent` of everything that a node sends.
@@ -29,31 +30,15 @@ pub(crate) const USER_AGENT: &str = concat!("xylemd/", env!("CARGO_PKG_VERSION")
 #[derive(Debug)]
 pub struct Registry {
     /// `http(s)://authority`, for messages.
-    base: String,
+    pub(super) base: String,
     authority: String,
+    /// What is asked for blobs and manifests before it. Never sent a client's credentials.
+    mirrors: Vec<Registry>,
+    /// Longest silence.
+    timeout: Duration,
     client: Client,
     /// By repository.
     tokens: RefCell<Lru<String, Token>>,
-}
-
-/// A blob that comes out of TLS.
-#[derive(Debug)]
-pub struct BlobStream {
-    upstream: String,
-    response: Response,
-    /// The whole blob's size, bytes.
-    pub size: u64,
-}
-
-impl BlobStream {
-    /// The next bytes; `None` at the end.
-    ///
-    /// # Errors
-    /// [`OriginError::Unreachable`] or [`OriginError::Timeout`].
-    pub async fn chunk(&mut self) -> Result<Option<Bytes>, OriginError> {
-        let chunk = self.response.chunk().await;
-        chunk.map_err(|error| OriginError::request(&self.upstream, error))
-    }
 }
 
 impl Registry {
@@ -61,22 +46,47 @@ impl Registry {
     ///
     /// # Errors
     /// [`OriginError`]: certificates that cannot be used.
-    pub fn new(tls: bool, authority: &str, ca: Option<&Path>) -> Result<Self, OriginError> {
-        let wait = Duration::from_millis(REGISTRY_ANSWER_MS);
+    pub fn new(spec: &RegistrySpec) -> Result<Self, OriginError> {
+        let client = |endpoint| Self::of_endpoint(endpoint, spec.ca.as_deref(), spec.timeout);
+        let mirrors = spec.mirrors.iter().map(client).collect::<Result<_, _>>()?;
+        Ok(Self { mirrors, ..client(&spec.endpoint)? })
+    }
+
+    fn of_endpoint(
+        endpoint: &Endpoint,
+        ca: Option<&Path>,
+        timeout: Duration,
+    ) -> Result<Self, OriginError> {
         let mut client = Client::builder()
             .user_agent(USER_AGENT)
             .tls_backend_preconfigured(tls::client_config(true, ca)?)
             .redirect(reqwest::redirect::Policy::limited(REDIRECTS_MAX as usize))
-            .connect_timeout(wait / 3)
-            .read_timeout(wait);
-        if !tls {
+            .connect_timeout(timeout / 3)
+            .read_timeout(timeout);
+        if !endpoint.tls {
             // Blobs come from there without a proxy, so manifests do too.
             client = client.no_proxy();
         }
         let client = client.build().map_err(OriginError::Client)?;
-        let base = format!("{}://{authority}", if tls { "https" } else { "http" });
+        let (base, authority) = (endpoint.url(), endpoint.authority.clone());
         let tokens = RefCell::new(Lru::new(TOKENS_MAX));
-        Ok(Self { base, authority: authority.to_owned(), client, tokens })
+        Ok(Self { base, authority, mirrors: Vec::new(), timeout, client, tokens })
+    }
+
+    /// How many mirrors are asked before it.
+    pub fn mirrors(&self) -> u32 {
+        // At most MIRRORS_MAX.
+        u32::try_from(self.mirrors.len()).unwrap_or(u32::MAX)
+    }
+
+    /// What is asked in a turn: the mirrors, and then always the registry itself.
+    pub fn endpoint(&self, turn: u32) -> &Self {
+        self.mirrors.get(turn as usize).unwrap_or(self)
+    }
+
+    /// Longest silence.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// `host[:port]`.
@@ -89,11 +99,11 @@ impl Registry {
         &self.base
     }
 
-    fn url(&self, path: &str) -> Result<Url, OriginError> {
+    pub(super) fn url(&self, path: &str) -> Result<Url, OriginError> {
         Url::parse(&format!("{}/v2/{path}", self.base)).map_err(|_| self.malformed("a URL"))
     }
 
-    fn malformed(&self, what: &'static str) -> OriginError {
+    pub(super) fn malformed(&self, what: &'static str) -> OriginError {
         OriginError::Malformed { upstream: self.base.clone(), what }
     }
 
@@ -101,10 +111,13 @@ impl Registry {
         OriginError::request(&self.base, error)
     }
 
+    pub(super) fn is_own(&self, url: &Url) -> bool {
+        Url::parse(&self.base).is_ok_and(|base| base.origin() == url.origin())
+    }
+
     /// The token to send to a URL: none to other hosts, such as those that a redirect leads to.
-    fn token(&self, repository: &str, url: &Url) -> Option<String> {
-        let own = Url::parse(&self.base).is_ok_and(|base| base.origin() == url.origin());
-        if !own {
+    pub(super) fn token(&self, repository: &str, url: &Url) -> Option<String> {
+        if !self.is_own(url) {
             return None;
         }
         let mut tokens = self.tokens.borrow_mut();
@@ -112,17 +125,30 @@ impl Registry {
         token.map(|token| token.text.clone())
     }
 
-    /// Asks, and once more with a token when the registry wants one.
-    async fn ask(
+    /// Asks; for the node itself once more with a token when the registry wants one. The client's
+    /// credentials go to the registry's own host only.
+    pub(super) async fn ask(
         &self,
         method: Method,
         url: Url,
         repository: &str,
-        headers: HeaderMap,
+        mut headers: HeaderMap,
         wait: Option<Duration>,
+        credentials: &Credentials,
     ) -> Result<Response, OriginError> {
-        let mut token = self.token(repository, &url);
+        let mut token = None;
         let mut challenged = false;
+        match credentials {
+            Credentials::Node => token = self.token(repository, &url),
+            Credentials::Client(given) => {
+                challenged = true;
+                if let Some(given) = given.as_deref().filter(|_| self.is_own(&url)) {
+                    let value = HeaderValue::from_str(given);
+                    headers
+                        .insert(AUTHORIZATION, value.map_err(|_| self.malformed("credentials"))?);
+                }
+            }
+        }
         loop {
             let mut request =
                 self.client.request(method.clone(), url.clone()).headers(headers.clone());
@@ -158,6 +184,7 @@ impl Registry {
             upstream: self.base.clone(),
             what: repository.to_owned(),
             status,
+            answer: None,
         };
         let challenge = Challenge::parse(challenge).ok_or_else(|| denied(401))?;
         let mut url = Url::parse(&challenge.realm).map_err(|_| self.malformed("a token realm"))?;
@@ -166,7 +193,7 @@ impl Registry {
             url.query_pairs_mut().append_pair("service", service);
         }
         url.query_pairs_mut().append_pair("scope", &scope);
-        let wait = Duration::from_millis(REGISTRY_ANSWER_MS);
+        let wait = self.timeout;
         let service = url.origin().ascii_serialization();
         let failed = |error| OriginError::request(&service, error);
         let response = self.client.get(url).timeout(wait).send().await.map_err(failed)?;
@@ -188,6 +215,37 @@ impl Registry {
         self.tokens.borrow_mut().remove(&repository.to_owned());
     }
 
+    /// An error for an answer that is not what was hoped for, with the registry's own words where
+    /// they are for the client.
+    pub(super) async fn refusal(&self, response: Response, what: String) -> OriginError {
+        let status = response.status().as_u16();
+        if !matches!(status, 401 | 403) {
+            return OriginError::status_of(&self.base, what, status);
+        }
+        let answer = self.relayed(response).await.ok().map(Box::new);
+        OriginError::Denied { upstream: self.base.clone(), what, status, answer }
+    }
+
+    /// Takes an answer as it is, to be passed on.
+    async fn relayed(&self, response: Response) -> Result<Relayed, OriginError> {
+        let headers = response.headers();
+        let lines = |name: &str| {
+            let values = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
+            values.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let status = response.status().as_u16();
+        let content_type = lines(CONTENT_TYPE.as_str()).pop();
+        let challenges = lines(WWW_AUTHENTICATE.as_str());
+        let filters = lines("oci-filters-applied").pop();
+        // A link to this registry itself works on the node too, when it is a path.
+        let link = lines(LINK.as_str()).pop().map(|link| link.replace(&self.base, ""));
+        let body = bounded(response, MANIFEST_MAX as usize).await;
+        let body = body.map_err(|error| self.failed(error))?.ok_or_else(|| {
+            OriginError::TooLarge { upstream: self.base.clone(), what: "an answer".to_owned() }
+        })?;
+        Ok(Relayed { status, content_type, challenges, link, filters, body })
+    }
+
     /// What a tag names, by HEAD; by GET where the registry does not say the digest.
     ///
     /// # Errors
@@ -197,11 +255,11 @@ impl Registry {
         repository: &str,
         tag: &str,
         accept: &str,
+        credentials: &Credentials,
     ) -> Result<Resolved, OriginError> {
         let url = self.url(&format!("{repository}/manifests/{tag}"))?;
-        let wait = Some(Duration::from_millis(REGISTRY_ANSWER_MS));
-        let response =
-            self.ask(Method::HEAD, url, repository, accept_headers(accept), wait).await?;
+        let (headers, wait) = (accept_headers(accept), Some(self.timeout));
+        let response = self.ask(Method::HEAD, url, repository, headers, wait, credentials).await?;
         let digest = header(&response, "docker-content-digest").and_then(|text| text.parse().ok());
         match (response.status().as_u16(), digest, header(&response, CONTENT_TYPE.as_str())) {
             (200, Some(digest), Some(media_type)) => {
@@ -209,33 +267,53 @@ impl Registry {
             }
             (200 | 405, _, _) => {
                 let target = Target::Tag(tag.to_owned());
-                self.manifest(repository, &target, accept).await.map(Resolved::Whole)
+                let manifest = self.own_manifest(repository, &target, accept, credentials).await;
+                manifest.map(Resolved::Whole)
             }
-            (status, _, _) => {
-                let what = format!("{repository}:{tag}");
-                Err(OriginError::status_of(&self.base, what, status))
+            _ => Err(self.refusal(response, format!("{repository}:{tag}")).await),
+        }
+    }
+
+    /// A manifest by its digest, checked, from the first that has it: a mirror, or the registry.
+    ///
+    /// # Errors
+    /// [`OriginError`], the registry's.
+    pub async fn manifest(
+        &self,
+        repository: &str,
+        digest: &Digest,
+        accept: &str,
+        credentials: &Credentials,
+    ) -> Result<Manifest, OriginError> {
+        let target = Target::Digest(*digest);
+        for mirror in &self.mirrors {
+            let node = &Credentials::Node;
+            match mirror.own_manifest(repository, &target, accept, node).await {
+                Ok(manifest) => return Ok(manifest),
+                Err(error) => {
+                    debug!(%digest, error = crate::oneline::chain(&error), "manifest of a mirror");
+                }
             }
         }
+        self.own_manifest(repository, &target, accept, credentials).await
     }
 
     /// A manifest by tag or digest, checked against the digest that was asked for or that the
     /// registry names.
-    ///
-    /// # Errors
-    /// [`OriginError`].
-    pub async fn manifest(
+    async fn own_manifest(
         &self,
         repository: &str,
         target: &Target,
         accept: &str,
+        credentials: &Credentials,
     ) -> Result<Manifest, OriginError> {
         let url = self.url(&format!("{repository}/manifests/{target}"))?;
         let mark = if matches!(target, Target::Tag(_)) { ':' } else { '@' };
         let what = format!("{repository}{mark}{target}");
-        let wait = Some(Duration::from_millis(REGISTRY_ANSWER_MS));
-        let response = self.ask(Method::GET, url, repository, accept_headers(accept), wait).await?;
+        let (headers, wait) = (accept_headers(accept), Some(self.timeout));
+        let response = self.ask(Method::GET, url, repository, headers, wait, credentials).await?;
         if response.status() != StatusCode::OK {
-            return Err(OriginError::status_of(&self.base, what, response.status().as_u16()));
+            return Err(self.refusal(response, what).await);
         }
         let named = header(&response, "docker-content-digest").and_then(|text| text.parse().ok());
         let media_type = header(&response, CONTENT_TYPE.as_str()).map(str::to_owned);
@@ -250,136 +328,50 @@ impl Registry {
         checked(&self.base, expected, media_type, bytes)
     }
 
-    /// The tags of a repository.
+    /// The answer to a question that the node has no part in: the ping, tags, referrers. `path` is
+    /// what stands behind `/v2/`.
     ///
     /// # Errors
-    /// [`OriginError`].
-    pub async fn tags(&self, repository: &str, query: &str) -> Result<TagList, OriginError> {
-        let mut url = self.url(&format!("{repository}/tags/list"))?;
+    /// [`OriginError`]: no answer at all, or one that is too long.
+    pub async fn relay(
+        &self,
+        repository: &str,
+        path: &str,
+        query: &str,
+        credentials: &Credentials,
+    ) -> Result<Relayed, OriginError> {
+        let mut url = self.url(path)?;
         if !query.is_empty() {
             url.set_query(Some(query));
         }
-        let wait = Some(Duration::from_millis(REGISTRY_ANSWER_MS));
-        let response = self.ask(Method::GET, url, repository, HeaderMap::new(), wait).await?;
-        let what = format!("tags of {repository}");
-        if response.status() != StatusCode::OK {
-            return Err(OriginError::status_of(&self.base, what, response.status().as_u16()));
-        }
-        // A link to this registry itself works on the node too, when it is a path.
-        let link = header(&response, LINK.as_str()).map(|link| link.replace(&self.base, ""));
-        let body =
-            bounded(response, MANIFEST_MAX as usize).await.map_err(|error| self.failed(error))?;
-        let body =
-            body.ok_or_else(|| OriginError::TooLarge { upstream: self.base.clone(), what })?;
-        Ok(TagList { body, link })
+        let (headers, wait) = (HeaderMap::new(), Some(self.timeout));
+        let response = self.ask(Method::GET, url, repository, headers, wait, credentials).await?;
+        self.relayed(response).await
     }
 
-    /// Size of a blob, by HEAD.
+    /// Whether a caller may have a manifest (`kind` is `manifests`) or blob (`blobs`) of a
+    /// repository, by HEAD: its size, if the registry says it.
     ///
     /// # Errors
-    /// [`OriginError`].
-    pub async fn blob_size(&self, repository: &str, digest: &Digest) -> Result<u64, OriginError> {
-        let url = self.url(&format!("{repository}/blobs/{digest}"))?;
-        let wait = Some(Duration::from_millis(REGISTRY_ANSWER_MS));
-        let response = self.ask(Method::HEAD, url, repository, HeaderMap::new(), wait).await?;
-        if response.status() != StatusCode::OK {
-            let status = response.status().as_u16();
-            return Err(OriginError::status_of(&self.base, digest.to_string(), status));
-        }
-        let length = header(&response, "content-length").and_then(|text| text.parse().ok());
-        length.ok_or_else(|| self.malformed("a blob without its length"))
-    }
-
-    /// Where a blob is, as the registry's own address has it.
-    ///
-    /// # Errors
-    /// [`OriginError::Lookup`].
-    pub async fn blob(
+    /// [`OriginError`]: it may not, there is none, or the registry does not answer.
+    pub async fn check(
         &self,
         repository: &str,
+        kind: &str,
         digest: &Digest,
-        turn: u32,
-    ) -> Result<BlobRoute, OriginError> {
-        let url = self.url(&format!("{repository}/blobs/{digest}"))?;
-        self.route(repository, url, turn).await
-    }
-
-    /// How to get at a URL: by the ring thread itself, or through TLS.
-    ///
-    /// # Errors
-    /// [`OriginError::Lookup`].
-    pub async fn route(
-        &self,
-        repository: &str,
-        url: Url,
-        turn: u32,
-    ) -> Result<BlobRoute, OriginError> {
-        if url.scheme() == "https" {
-            return Ok(BlobRoute::Tls { url });
+        credentials: &Credentials,
+    ) -> Result<Option<u64>, OriginError> {
+        let url = self.url(&format!("{repository}/{kind}/{digest}"))?;
+        let (headers, wait) = (accept_headers(""), Some(self.timeout));
+        let response = self.ask(Method::HEAD, url, repository, headers, wait, credentials).await?;
+        if response.status() != StatusCode::OK {
+            return Err(self.refusal(response, digest.to_string()).await);
         }
-        let address = lookup(&url, turn).await?;
-        Ok(BlobRoute::Plain {
-            address,
-            head: plain_head(&url, self.token(repository, &url).as_deref()),
-        })
-    }
-
-    /// Where a redirect leads; relative ones start at `from`.
-    ///
-    /// # Errors
-    /// [`OriginError::Malformed`] when it leads nowhere or away from HTTP.
-    pub fn redirect(&self, from: &Url, location: &str) -> Result<Url, OriginError> {
-        let url = from.join(location).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-        url.ok_or_else(|| self.malformed("a redirect"))
-    }
-
-    /// The URL of a blob.
-    ///
-    /// # Errors
-    /// [`OriginError::Malformed`], which no checked repository name leads to.
-    pub fn blob_url(&self, repository: &str, digest: &Digest) -> Result<Url, OriginError> {
-        self.url(&format!("{repository}/blobs/{digest}"))
-    }
-
-    /// Opens a blob inside TLS from `offset` on.
-    ///
-    /// # Errors
-    /// [`OriginError`].
-    pub async fn open(
-        &self,
-        repository: &str,
-        url: Url,
-        offset: u64,
-    ) -> Result<BlobStream, OriginError> {
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT_ENCODING, reqwest::header::HeaderValue::from_static("identity"));
-        if let Ok(range) = format!("bytes={offset}-").parse() {
-            headers.insert(RANGE, range);
-        }
-        let response = self.ask(Method::GET, url.clone(), repository, headers, None).await?;
-        let size = match response.status().as_u16() {
-            200 if offset == 0 => response.content_length(),
-            206 => header(&response, "content-range").and_then(|line| whole_size(line, offset)),
-            200 => None,
-            status => {
-                return Err(OriginError::status_of(&self.base, url.path().to_owned(), status));
-            }
-        };
-        let size = size.ok_or_else(|| OriginError::Range(self.base.clone()))?;
-        Ok(BlobStream { upstream: self.base.clone(), response, size })
+        Ok(header(&response, "content-length").and_then(|text| text.parse().ok()))
     }
 }
 
-/// Size of the blob of which a `Content-Range` names everything from `offset` on.
-fn whole_size(line: &str, offset: u64) -> Option<u64> {
-    let (part, size) = line.strip_prefix("bytes ")?.split_once('/')?;
-    let (first, last) = part.split_once('-')?;
-    let (first, last, size): (u64, u64, u64) =
-        (first.parse().ok()?, last.parse().ok()?, size.parse().ok()?);
-    (first == offset && last.checked_add(1) == Some(size)).then_some(size)
-}
-
-fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
+pub(super) fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
     response.headers().get(name)?.to_str().ok()
 }
 
@@ -392,31 +384,6 @@ fn accept_headers(accept: &str) -> HeaderMap {
         headers.insert(ACCEPT, value);
     }
     headers
-}
-
-/// A head for the ring thread, without `Range` and the empty line.
-fn plain_head(url: &Url, token: Option<&str>) -> Vec<u8> {
-    let host = url.host_str().unwrap_or_default();
-    let port = url.port().map_or(String::new(), |port| format!(":{port}"));
-    let query = url.query().map_or(String::new(), |query| format!("?{query}"));
-    let authorization =
-        token.map_or(String::new(), |token| format!("Authorization: Bearer {token}\r\n"));
-    format!(
-        "GET {}{query} HTTP/1.1\r\nHost: {host}{port}\r\nUser-Agent: {USER_AGENT}\r\n\
-         Accept: */*\r\n{authorization}",
-        url.path()
-    )
-    .into_bytes()
-}
-
-async fn lookup(url: &Url, turn: u32) -> Result<SocketAddr, OriginError> {
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    let port = url.port_or_known_default().unwrap_or(80);
-    let failed = |source| OriginError::Lookup { host: host.to_owned(), source };
-    let found = tokio::net::lookup_host((host, port)).await.map_err(failed)?;
-    let addresses: Vec<SocketAddr> = found.collect();
-    let turn = turn as usize % addresses.len().max(1);
-    addresses.get(turn).copied().ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))
 }
 
 /// Reads a body up to a bound; `None` if it is longer.

@@ -43,6 +43,27 @@ fn resumed(store: &Store, digest: &Digest) -> Option<Resume> {
 }
 
 #[test]
+fn what_is_public_stays_so_while_it_is_here() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = leave_partial(dir.path(), b"here", 1);
+    let gone = digest(b"gone");
+    let store = Store::open(dir.path()).unwrap();
+    store.commit(&here, 4).unwrap();
+    store.mark_public(&[here, gone]);
+    store.mark_public(&[here]);
+    assert!(store.is_public(&here) && store.is_public(&gone));
+    assert!(!store.is_public(&digest(b"other")));
+    drop(store);
+    let path = dir.path().join("public");
+    assert_eq!(fs::metadata(&path).unwrap().len(), 64, "each once");
+    OpenOptions::new().append(true).open(&path).unwrap().write_all(b"torn").unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    assert!(store.is_public(&here) && !store.is_public(&gone));
+    store.mark_public(&[gone]);
+    assert_eq!(fs::metadata(&path).unwrap().len(), 64);
+}
+
+#[test]
 fn a_committed_blob_survives_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let content = pattern(5000);

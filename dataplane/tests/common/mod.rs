@@ -72,6 +72,7 @@ impl Origin {
             address: self.address,
             head: b"GET /blob HTTP/1.1\r\nHost: origin\r\n".to_vec(),
             registry: true,
+            answer_ms: 15_000,
         }
     }
 }
@@ -132,6 +133,7 @@ impl Node {
             lock: true,
             node: "n1".into(),
             verify: true,
+            grantor: None,
         })
     }
 

@@ -18,6 +18,9 @@ pub const HEADER_IMAGE: &str = "Xylem-Image";
 /// The nodes that a request has passed, comma-separated; a node that finds itself answers 508.
 pub const HEADER_PATH: &str = "Xylem-Path";
 
+/// Says that the asking node has made sure that its caller may have what it asks for.
+pub const HEADER_GRANT: &str = "Xylem-Grant";
+
 /// Why a head was refused, with the status that says so.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HeadError {

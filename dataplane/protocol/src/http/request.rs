@@ -2,10 +2,10 @@
 
 use super::range::number;
 use super::{ByteRange, HEADERS_MAX};
-use super::{HEADER_IMAGE, HEADER_NODE, HEADER_PATH, HeadError, incomplete, text};
+use super::{HEADER_GRANT, HEADER_IMAGE, HEADER_NODE, HEADER_PATH, HeadError, incomplete, text};
 use crate::Digest;
 use crate::limits::PATH_NODES_MAX;
-use crate::names::{Target, check_node, check_repository};
+use crate::names::{Target, check_host, check_node, check_repository};
 
 /// Method of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +44,28 @@ pub enum Route {
         /// Repository.
         repository: String,
     },
+    /// `/v2/NAME/referrers/DIGEST`
+    Referrers {
+        /// Repository.
+        repository: String,
+        /// The manifest that is referred to.
+        digest: Digest,
+    },
     /// Any other path, unparsed: the node's own API, or unknown.
     Other(String),
+}
+
+impl Route {
+    /// The repository that the path names, with a registry before it as the client wrote it.
+    pub fn repository(&self) -> Option<&str> {
+        match self {
+            Self::Blob { repository, .. }
+            | Self::Manifest { repository, .. }
+            | Self::Referrers { repository, .. }
+            | Self::Tags { repository } => Some(repository),
+            Self::Ping | Self::Other(_) => None,
+        }
+    }
 }
 
 /// A request's head.
@@ -57,6 +77,8 @@ pub struct Request {
     pub route: Route,
     /// Query string, without `?`; empty if there is none.
     pub query: String,
+    /// `ns=` of the query: the registry that the client means, as containerd says it.
+    pub namespace: Option<String>,
     /// The one range asked for.
     pub range: Option<ByteRange>,
     /// All `Accept` lines joined by `, ` (podman sends six lines).
@@ -73,6 +95,8 @@ pub struct Request {
     pub image: Option<Digest>,
     /// Nodes that it has passed.
     pub path: Vec<String>,
+    /// The asking node's word that its caller may have this.
+    pub grant: Option<String>,
 }
 
 impl Request {
@@ -98,6 +122,7 @@ impl Request {
             },
             route: route(path)?,
             query: query.to_owned(),
+            namespace: namespace(query)?,
             range: None,
             accept: String::new(),
             authorization: None,
@@ -106,6 +131,7 @@ impl Request {
             node: None,
             image: None,
             path: Vec::new(),
+            grant: None,
         };
         for header in head.headers.iter() {
             request.take(header)?;
@@ -146,6 +172,8 @@ impl Request {
             self.node = Some(name.to_owned());
         } else if is(HEADER_IMAGE) {
             self.image = Some(text(header, HEADER_IMAGE)?.parse()?);
+        } else if is(HEADER_GRANT) {
+            self.grant = Some(text(header, HEADER_GRANT)?.to_owned());
         } else if is(HEADER_PATH) {
             for name in text(header, HEADER_PATH)?.split(',').map(str::trim) {
                 check_node(name)?;
@@ -157,6 +185,13 @@ impl Request {
         }
         Ok(())
     }
+}
+
+fn namespace(query: &str) -> Result<Option<String>, HeadError> {
+    let mut pairs = form_urlencoded::parse(query.as_bytes());
+    let Some((_, host)) = pairs.find(|(key, _)| key == "ns") else { return Ok(None) };
+    check_host(&host)?;
+    Ok(Some(host.into_owned()))
 }
 
 fn route(path: &str) -> Result<Route, HeadError> {
@@ -172,6 +207,10 @@ fn route(path: &str) -> Result<Route, HeadError> {
     if let Some((repository, target)) = rest.rsplit_once("/manifests/") {
         check_repository(repository)?;
         return Ok(Route::Manifest { repository: repository.to_owned(), target: target.parse()? });
+    }
+    if let Some((repository, digest)) = rest.rsplit_once("/referrers/") {
+        check_repository(repository)?;
+        return Ok(Route::Referrers { repository: repository.to_owned(), digest: digest.parse()? });
     }
     if let Some(repository) = rest.strip_suffix("/tags/list") {
         check_repository(repository)?;
@@ -205,7 +244,7 @@ mod tests {
         assert_eq!(request.node.as_deref(), Some("n2"));
         assert_eq!(request.image, Some(digest));
         assert_eq!(request.path, ["n3", "n2"]);
-        assert_eq!(request.query, "ns=r");
+        assert_eq!((&*request.query, request.namespace.as_deref()), ("ns=r", Some("r")));
         assert!(request.keep_alive);
     }
 
@@ -238,12 +277,22 @@ mod tests {
             ("GET /v2/ HTTP/1.1\r\nTransfer-Encoding: chunked", 411),
             ("GET /v2/ HTTP/1.1\r\nContent-Length: -1", 400),
             ("\u{1}\u{2} nonsense", 400),
+            ("GET /v2/?ns=a/b HTTP/1.1", 400),
+            ("GET /v2/?ns= HTTP/1.1", 400),
         ] {
             let error = parse(&format!("{line}\r\n\r\n")).unwrap_err();
             assert_eq!(error.status(), status, "{line}: {error}");
         }
         let error: HeadError = RangeError::Syntax.into();
         assert_eq!(error.code(), "RANGE_INVALID");
+    }
+
+    #[test]
+    fn a_namespace_is_decoded() {
+        let head = "GET /v2/a/tags/list?n=2&ns=r.example%3A5000 HTTP/1.1\r\n\r\n";
+        let (request, _) = parse(head).unwrap().unwrap();
+        assert_eq!(request.namespace.as_deref(), Some("r.example:5000"));
+        assert_eq!(request.query, "n=2&ns=r.example%3A5000");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use xylem_protocol::Digest;
 use xylem_protocol::limits::UNIT_BYTES;
@@ -13,7 +14,7 @@ use super::Outcome;
 use crate::agent::feed::Lent;
 use crate::link::{Attempt, ToHot};
 use crate::oneline::chain;
-use crate::origin::OriginError;
+use crate::origin::{Credentials, OriginError, Relayed, Repository};
 
 /// Why a blob (or anything else) cannot be had, as it is told to clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,23 +22,67 @@ pub(in crate::agent) struct Refusal {
     pub(in crate::agent) status: u16,
     pub(in crate::agent) code: &'static str,
     pub(in crate::agent) message: String,
+    /// The registry's own answer, which is passed on.
+    pub(in crate::agent) answer: Option<Rc<Relayed>>,
 }
 
 impl Refusal {
+    pub(in crate::agent) fn new(status: u16, code: &'static str, message: String) -> Self {
+        Self { status, code, message, answer: None }
+    }
+
     pub(in crate::agent) fn origin(error: &OriginError) -> Self {
-        Self { status: error.status(), code: error.code("BLOB_UNKNOWN"), message: chain(error) }
+        let answer = match error {
+            OriginError::Denied { answer, .. } => answer.as_deref().cloned().map(Rc::new),
+            _ => None,
+        };
+        let refusal = Self::new(error.status(), error.code("BLOB_UNKNOWN"), chain(error));
+        Self { answer, ..refusal }
+    }
+
+    /// The same with the challenge of a registry's 401.
+    pub(in crate::agent) fn challenged(self, challenge: Option<&str>) -> Self {
+        let Some(challenge) = challenge else { return self };
+        let answer = Relayed {
+            status: self.status,
+            content_type: None,
+            challenges: vec![challenge.to_owned()],
+            link: None,
+            filters: None,
+            body: Bytes::new(),
+        };
+        Self { answer: Some(Rc::new(answer)), ..self }
+    }
+
+    /// Header lines beside the usual ones: the registry's challenge.
+    pub(in crate::agent) fn extra(&self) -> String {
+        self.answer.as_deref().map_or(String::new(), relayed_lines)
     }
 
     pub(in crate::agent) fn to_hot(&self, digest: Digest) -> ToHot {
-        let Self { status, code, message } = self.clone();
-        ToHot::Refuse { digest, status, code, message }
+        let (extra, Self { status, code, message, .. }) = (self.extra(), self.clone());
+        ToHot::Refuse { digest, status, code, message, extra }
     }
+}
+
+/// The header lines of a registry's answer that clients need.
+pub(in crate::agent) fn relayed_lines(answer: &Relayed) -> String {
+    let challenges = answer.challenges.iter().map(|value| ("WWW-Authenticate", value));
+    let link = answer.link.iter().map(|value| ("Link", value));
+    let filters = answer.filters.iter().map(|value| ("OCI-Filters-Applied", value));
+    let lines = challenges.chain(link).chain(filters);
+    lines.map(|(name, value)| format!("{name}: {}\r\n", header_safe(value))).collect()
+}
+
+/// A value that came from an upstream, fit for a header line.
+pub(in crate::agent) fn header_safe(value: &str) -> String {
+    value.chars().filter(|c| !c.is_control()).collect()
 }
 
 /// What is known of a blob's surroundings when it is asked for.
 #[derive(Debug, Clone)]
 pub(in crate::agent) struct FlowAsk {
-    pub(in crate::agent) repository: String,
+    pub(in crate::agent) repository: Repository,
     pub(in crate::agent) image: Option<Digest>,
     /// Nodes that wait for it below this one.
     pub(in crate::agent) path: Vec<String>,
@@ -65,6 +110,10 @@ pub(in crate::agent) struct Flow {
     pub(super) registry_only: bool,
     pub(super) registry_tries: u32,
     pub(super) redirects: u32,
+    /// Mirrors and tries before the present one.
+    pub(super) turn: u32,
+    /// With what the registry was asked.
+    pub(super) credentials: Credentials,
     /// What the registry's source was asked for.
     pub(super) url: Option<reqwest::Url>,
     /// The next source starts from the first byte.
@@ -106,6 +155,8 @@ impl Flow {
             registry_only: false,
             registry_tries: 0,
             redirects: 0,
+            turn: 0,
+            credentials: Credentials::Node,
             url: None,
             restart: false,
             mismatched: None,

@@ -8,14 +8,17 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tracing::debug;
 use xylem_protocol::Digest;
-use xylem_protocol::limits::{REDIRECTS_MAX, REGISTRY_BACKOFF_MS, REGISTRY_TRIES_MAX, SLOTS_MAX};
+use xylem_protocol::limits::{
+    CREDENTIAL_WAIT_MS, PEER_ANSWER_MS, REDIRECTS_MAX, REGISTRY_ANSWER_MS, REGISTRY_BACKOFF_MS,
+    REGISTRY_TRIES_MAX, SLOTS_MAX,
+};
 
 use super::{Flow, Refusal};
 use crate::agent::trees::Upstream;
 use crate::agent::{Agent, REGISTRY, feed};
 use crate::link::{Lost, Source};
 use crate::oneline::chain;
-use crate::origin::{BlobRoute, Origin, OriginError, PeerRequest, Registry};
+use crate::origin::{BlobRoute, Credentials, OriginError, PeerRequest, Registry, Repository};
 
 /// A source, and what the agent has to do for it.
 #[derive(Debug)]
@@ -33,9 +36,27 @@ impl Chosen {
     }
 }
 
+/// As what a flow's registry is asked.
+#[derive(Debug)]
+pub(super) struct Asked {
+    repository: Repository,
+    turn: u32,
+    credentials: Credentials,
+}
+
+impl Asked {
+    fn endpoint(&self) -> Option<&Registry> {
+        Some(self.repository.origin().registry()?.endpoint(self.turn))
+    }
+
+    pub(super) fn is_mirror(&self) -> bool {
+        self.turn < self.repository.origin().mirrors()
+    }
+}
+
 enum Step {
     Peer(Upstream, PeerRequest),
-    Registry { repository: String, turn: u32 },
+    Registry { repository: Repository, turn: u32, credentials: Credentials },
     End(Refusal),
 }
 
@@ -54,15 +75,19 @@ impl Agent {
                 Some(Step::Peer(peer, ask)) => {
                     let head = ask.blob_head(peer.address);
                     let (upstream, address) = (peer.node, peer.address);
-                    let source = Source::Http { upstream, address, head, registry: false };
+                    let answer_ms = PEER_ANSWER_MS;
+                    let source =
+                        Source::Http { upstream, address, head, registry: false, answer_ms };
                     return Ok(Some(Chosen { source, tls: None }));
                 }
-                Some(Step::Registry { repository, turn }) => {
-                    if turn > 0 {
-                        let wait = REGISTRY_BACKOFF_MS << (turn - 1).min(8);
+                Some(Step::Registry { repository, turn, credentials }) => {
+                    let (origin, name) = (repository.origin(), repository.name());
+                    let again = turn.saturating_sub(origin.mirrors());
+                    if again > 0 {
+                        let wait = REGISTRY_BACKOFF_MS << (again - 1).min(8);
                         tokio::time::sleep(Duration::from_millis(wait)).await;
                     }
-                    match self.origin.blob(&repository, &digest, turn).await {
+                    match origin.blob(name, &digest, turn, &credentials).await {
                         Ok(route) => return Ok(self.routed(digest, serial, route)),
                         Err(error) => self.not_routed(digest, serial, &error)?,
                     }
@@ -81,23 +106,24 @@ impl Agent {
             if let Some(upstream) = upstreams.iter().find(is_new) {
                 flow.tried.push(upstream.node.clone());
                 flow.upstream = upstream.node.clone();
-                return Step::Peer(upstream.clone(), self.peer_request(digest, image, flow));
+                let ask = self.peer_request(&flow.ask.repository, digest, image, &flow.ask.path);
+                return Step::Peer(upstream.clone(), ask);
             }
         }
-        if flow.registry_tries == REGISTRY_TRIES_MAX {
+        let mirrors = flow.ask.repository.origin().mirrors();
+        if flow.registry_tries == mirrors + REGISTRY_TRIES_MAX {
             let none = || Refusal::origin(&OriginError::NoUpstream);
             return Step::End(flow.cause.clone().unwrap_or_else(none));
         }
         flow.registry_tries += 1;
         flow.upstream = Arc::from(REGISTRY);
-        Step::Registry { repository: flow.ask.repository.clone(), turn: flow.registry_tries - 1 }
-    }
-
-    fn peer_request(&self, digest: Digest, image: Digest, flow: &Flow) -> PeerRequest {
-        let node = self.settings.node.clone();
-        let mut path = flow.ask.path.clone();
-        path.push(node.clone());
-        PeerRequest { repository: flow.ask.repository.clone(), digest, image, node, path }
+        flow.turn = flow.registry_tries - 1;
+        flow.credentials = self.credentials_of(&flow.ask.repository);
+        Step::Registry {
+            repository: flow.ask.repository.clone(),
+            turn: flow.turn,
+            credentials: flow.credentials.clone(),
+        }
     }
 
     /// The registry cannot even be addressed: an error unless another try may help.
@@ -120,20 +146,18 @@ impl Agent {
 
     fn routed(&self, digest: Digest, serial: u64, route: BlobRoute) -> Option<Chosen> {
         let upstream: Arc<str> = Arc::from(REGISTRY);
-        let own_url = match (&self.origin, &route) {
+        let asked = self.asked(digest, serial)?;
+        let endpoint = asked.endpoint();
+        let own_url = match (endpoint, &route) {
             (_, BlobRoute::Tls { url }) => Some(url.clone()),
-            (Origin::Registry(registry), _) => self
-                .flows
-                .with_serial(&digest, serial, |flow| {
-                    registry.blob_url(&flow.ask.repository, &digest).ok()
-                })
-                .flatten(),
-            _ => None,
+            (Some(registry), _) => registry.blob_url(asked.repository.name(), &digest).ok(),
+            (None, _) => None,
         };
+        let answer_ms = endpoint.map_or(REGISTRY_ANSWER_MS, |registry| ms(registry.timeout()));
         self.flows.with_serial(&digest, serial, |flow| flow.url = own_url)?;
         match route {
             BlobRoute::Plain { address, head } => {
-                let source = Source::Http { upstream, address, head, registry: true };
+                let source = Source::Http { upstream, address, head, registry: true, answer_ms };
                 Some(Chosen { source, tls: None })
             }
             BlobRoute::Tls { url } => {
@@ -142,6 +166,14 @@ impl Agent {
             // A layout's blob is presented before any source is looked for.
             BlobRoute::Local(_) => None,
         }
+    }
+
+    pub(super) fn asked(&self, digest: Digest, serial: u64) -> Option<Asked> {
+        self.flows.with_serial(&digest, serial, |flow| Asked {
+            repository: flow.ask.repository.clone(),
+            turn: flow.turn,
+            credentials: flow.credentials.clone(),
+        })
     }
 
     /// What comes after a source of the ring thread's was lost.
@@ -170,17 +202,21 @@ impl Agent {
         if no_ranges {
             return Err(refusal);
         }
-        if let (REGISTRY, Lost::Status(head), Origin::Registry(registry)) =
-            (&*upstream, &cause, &self.origin)
+        if let (REGISTRY, Lost::Status(head)) = (&*upstream, &cause)
+            && let Some(asked) = self.asked(digest, serial)
         {
             match head.status {
                 301 | 302 | 303 | 307 | 308 if head.location.is_some() => {
                     let location = head.location.as_deref().unwrap_or_default();
-                    return self.redirected(digest, serial, registry, location).await;
+                    return self.redirected(digest, serial, &asked, location).await;
                 }
+                // What a mirror has not, the next one or the registry may have.
+                _ if asked.is_mirror() => {}
                 401 if head.challenge.is_some() => {
-                    let challenge = head.challenge.as_deref().unwrap_or_default();
-                    return self.challenged(digest, serial, registry, challenge, refusal).await;
+                    let challenge = head.challenge.as_deref();
+                    let refusal = refusal.challenged(challenge);
+                    let challenge = challenge.unwrap_or_default();
+                    return self.challenged(digest, serial, &asked, challenge, refusal).await;
                 }
                 400..=499 if head.status != 429 && head.status != 408 => return Err(refusal),
                 _ => {}
@@ -193,47 +229,80 @@ impl Agent {
         &self,
         digest: Digest,
         serial: u64,
-        registry: &Registry,
+        asked: &Asked,
         location: &str,
     ) -> Result<Option<Chosen>, Refusal> {
         let from = self.flows.with_serial(&digest, serial, |flow| {
             flow.redirects += 1;
-            (flow.redirects, flow.url.clone(), flow.ask.repository.clone())
+            (flow.redirects, flow.url.clone())
         });
-        let Some((redirects, Some(from), repository)) = from else { return Ok(None) };
+        let (Some((redirects, Some(from))), Some(registry)) = (from, asked.endpoint()) else {
+            return Ok(None);
+        };
         if redirects > REDIRECTS_MAX {
             let message = format!("registry redirects more than {REDIRECTS_MAX} times");
-            return Err(Refusal { status: 502, code: "UNKNOWN", message });
+            return Err(Refusal::new(502, "UNKNOWN", message));
         }
         let refused = |error| Refusal::origin(&error);
         let url = registry.redirect(&from, location).map_err(refused)?;
-        let route = registry.route(&repository, url.clone(), 0).await.map_err(refused)?;
-        let chosen = self.routed(digest, serial, route);
+        let name = asked.repository.name();
+        let route = registry.route(name, url.clone(), 0, &asked.credentials).await;
+        let chosen = self.routed(digest, serial, route.map_err(refused)?);
         self.flows.with_serial(&digest, serial, |flow| flow.url = Some(url));
         Ok(chosen)
     }
 
-    async fn challenged(
+    /// The registry does not take what it was asked with: a token may have ended in mid-blob. The
+    /// client's next request brings a new one; the node's own is asked for.
+    pub(super) async fn challenged(
         &self,
         digest: Digest,
         serial: u64,
-        registry: &Registry,
+        asked: &Asked,
         challenge: &str,
         refusal: Refusal,
     ) -> Result<Option<Chosen>, Refusal> {
         let from = self.flows.with_serial(&digest, serial, |flow| {
             flow.redirects += 1;
-            (flow.redirects, flow.ask.repository.clone())
+            (flow.redirects, flow.at)
         });
-        let Some((redirects, repository)) = from else { return Ok(None) };
-        registry.forget_token(&repository);
+        let (Some((redirects, at)), Some(registry)) = (from, asked.endpoint()) else {
+            return Ok(None);
+        };
+        let Asked { repository, credentials, .. } = asked;
+        registry.forget_token(repository.name());
         if redirects > REDIRECTS_MAX {
             return Err(refusal);
         }
         let refused = |error| Refusal::origin(&error);
-        registry.authorize(&repository, challenge).await.map_err(refused)?;
-        let route = registry.blob(&repository, &digest, 0).await.map_err(refused)?;
-        Ok(self.routed(digest, serial, route))
+        if *credentials == Credentials::Node {
+            registry.authorize(repository.name(), challenge).await.map_err(refused)?;
+        } else {
+            // Who has got nothing yet is told at once: it asks again with what is needed.
+            let wait = if at > 0 { CREDENTIAL_WAIT_MS } else { 0 };
+            let wait = Duration::from_millis(wait);
+            if !self.renewed(repository, credentials, wait).await {
+                return Err(refusal);
+            }
+        }
+        let credentials = self.credentials_of(repository);
+        let route = registry.blob(repository.name(), &digest, 0, &credentials).await;
+        self.flows.with_serial(&digest, serial, |flow| flow.credentials = credentials);
+        Ok(self.routed(digest, serial, route.map_err(refused)?))
+    }
+
+    /// A registry inside TLS has refused. The node's own token was tried already.
+    pub(super) async fn denied(
+        &self,
+        digest: Digest,
+        serial: u64,
+        asked: &Asked,
+        refusal: Refusal,
+    ) -> Result<Option<Chosen>, Refusal> {
+        if refusal.status != 401 || asked.credentials == Credentials::Node {
+            return Err(refusal);
+        }
+        self.challenged(digest, serial, asked, "", refusal).await
     }
 
     /// Starts to read a source that is inside TLS.
@@ -243,7 +312,8 @@ impl Agent {
         let started = self.flows.with_serial(&digest, serial, |flow| {
             flow.feed = Some(sender);
             let (repository, attempt, at) = (flow.ask.repository.clone(), flow.attempt, flow.at);
-            feed::Feed { digest, attempt, repository, url, at }
+            let (turn, credentials) = (flow.turn, flow.credentials.clone());
+            feed::Feed { digest, attempt, repository, turn, credentials, url, at }
         });
         if let Some(feed) = started {
             tokio_uring::spawn(feed.run(self.clone(), leases));
@@ -265,7 +335,11 @@ fn refusal_of(upstream: &str, digest: &Digest, cause: &Lost) -> Refusal {
         Lost::Status(head) if head.status == 404 => format!("{upstream} has no {digest}"),
         cause => format!("{digest} from {upstream}: {}", chain(cause)),
     };
-    Refusal { status, code, message }
+    Refusal::new(status, code, message)
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The cause as a metric's label.

@@ -25,7 +25,7 @@ fn plain(source: Source) -> (String, SocketAddr, String) {
 }
 
 async fn fetched(bench: &Bench) -> Source {
-    let (source, file) = match bench.next().await {
+    let (source, file) = match bench.next_else().await {
         ToHot::Fetch { source, file, .. } => (source, file),
         other => panic!("no fetch but {other:?}"),
     };
@@ -282,8 +282,7 @@ fn bytes_come_out_of_tls_into_lent_slots() {
         ..Page::new(206, body.clone())
             .with("Content-Range", format!("bytes 0-{}/{}", body.len() - 1, body.len()))
     });
-    let authority = format!("localhost:{}", server.address.port());
-    let upstream = Some(crate::config::UpstreamSpec::Registry { tls: true, authority });
+    let upstream = Some(format!("https://localhost:{}", server.address.port()));
     Setup { upstream, ca: Some(ca), ..Setup::default() }.run(async |bench| {
         let blob = digest(&content);
         bench.want(blob, "");
@@ -320,7 +319,7 @@ async fn refused_in_the_end(bench: &Bench, blob: Digest) -> (u16, &'static str, 
     loop {
         match bench.next().await {
             ToHot::Source { .. } => {}
-            ToHot::Refuse { digest, status, code, message } => {
+            ToHot::Refuse { digest, status, code, message, .. } => {
                 assert_eq!(digest, blob);
                 return (status, code, message);
             }
@@ -333,8 +332,7 @@ async fn refused_in_the_end(bench: &Bench, blob: Digest) -> (u16, &'static str, 
 fn an_untrusted_registry_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let server = PaperServer::start_tls(&dir.path().join("ca.pem"), |_| Page::new(200, ""));
-    let authority = format!("localhost:{}", server.address.port());
-    let upstream = Some(crate::config::UpstreamSpec::Registry { tls: true, authority });
+    let upstream = Some(format!("https://localhost:{}", server.address.port()));
     Setup { upstream, ..Setup::default() }.run(async |bench| {
         let blob = digest(b"x");
         bench.want(blob, "");

@@ -16,10 +16,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use xylem_protocol::http::{Request, ResponseHead};
 use xylem_protocol::{Digest, pb};
 
-use super::super::{Settings, serve};
-use crate::config::UpstreamSpec;
+use super::super::{AccessSettings, Settings, serve};
+use crate::access::Grantor;
+use crate::config::Options;
 use crate::link::{HotEnd, Lost, Ticket, ToCold, ToHot, pair};
-use crate::origin::Origin;
+use crate::origin::Registries;
 use crate::ring::{EventFd, watch};
 use crate::store::Store;
 
@@ -142,7 +143,7 @@ fn serve_one(
     let head = String::from_utf8_lossy(&head).into_owned();
     let first = head.lines().next().unwrap_or_default().to_owned();
     heads.lock().unwrap().push(head);
-    let page = answer(&first);
+    let page = answer(&heads.lock().unwrap().last().cloned().unwrap_or_default());
     let mut out = format!("HTTP/1.1 {} X\r\nConnection: close\r\n", page.status);
     if !page.headers.iter().any(|(name, _)| *name == "Content-Length") {
         out.push_str(&format!("Content-Length: {}\r\n", page.body.len()));
@@ -175,7 +176,11 @@ type Fill = Box<dyn FnOnce(&Store)>;
 /// How a bench's agent is set up.
 #[derive(Default)]
 pub(super) struct Setup {
-    pub(super) upstream: Option<UpstreamSpec>,
+    pub(super) upstream: Option<String>,
+    /// Further registries, as `--registry` has them.
+    pub(super) registries: Vec<String>,
+    /// Whether callers' rights are checked.
+    pub(super) checks: bool,
     pub(super) ca: Option<PathBuf>,
     pub(super) control: Option<SocketAddr>,
     /// Fills the store before the agent opens it.
@@ -184,9 +189,7 @@ pub(super) struct Setup {
 
 impl Setup {
     pub(super) fn registry(server: &PaperServer) -> Self {
-        let authority = server.address.to_string();
-        let upstream = Some(UpstreamSpec::Registry { tls: false, authority });
-        Self { upstream, ..Self::default() }
+        Self { upstream: Some(format!("http://{}", server.address)), ..Self::default() }
     }
 
     /// Runs a test with an agent of this kind. The agent is stopped in good order afterwards.
@@ -207,7 +210,19 @@ impl Bench {
         if let Some(fill) = setup.fill {
             fill(&store);
         }
-        let origin = Origin::new(setup.upstream.as_ref(), setup.ca.as_deref()).unwrap();
+        let options = Options {
+            node: Some("me".into()),
+            upstream: setup.upstream,
+            upstream_ca: setup.ca,
+            registry: setup.registries.iter().map(|text| text.parse().unwrap()).collect(),
+            ..Options::default()
+        };
+        let registries = Registries::new(&options.check().unwrap()).unwrap();
+        let access = AccessSettings {
+            grantor: setup.checks.then(|| Grantor::new().unwrap()),
+            grant: Duration::from_secs(300),
+            offline: Duration::ZERO,
+        };
         let (hot, cold) = pair().unwrap();
         let address = "127.0.0.1:1".parse().unwrap();
         let settings = Settings {
@@ -217,6 +232,7 @@ impl Bench {
             zone: String::new(),
             control: setup.control.map(|address| format!("http://{address}")),
             memory_bytes: 0,
+            access,
         };
         let (stop, stopped) = oneshot::channel();
         let stopped = async move {
@@ -226,7 +242,7 @@ impl Bench {
         let served = tokio_uring::spawn(serve(
             settings,
             store,
-            origin,
+            registries,
             crate::probes::Availability::Off,
             cold,
             stopped,
@@ -258,8 +274,37 @@ impl Bench {
         tokio::time::timeout(PATIENCE, next).await.expect("the agent says nothing")
     }
 
+    /// The agent's next message that is not about rights.
+    pub(super) async fn next_else(&self) -> ToHot {
+        loop {
+            match self.next().await {
+                ToHot::Grants { .. } | ToHot::Vouchers(_) => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Asks whether a request's caller may have a blob: yes, or the answer that says no.
+    pub(super) async fn admit(&self, line: &str, lines: &str) -> Result<(), Answered> {
+        let ticket = self.ticket();
+        self.tell(ToCold::Admit { ticket, request: Box::new(request(line, lines)) });
+        match self.next_else().await {
+            ToHot::Admitted { ticket: to } if to == ticket => Ok(()),
+            other => Err(Answered::of(other, ticket)),
+        }
+    }
+
+    fn ticket(&self) -> Ticket {
+        self.tickets.set(self.tickets.get() + 1);
+        Ticket(self.tickets.get())
+    }
+
     pub(super) fn want(&self, blob: Digest, extra: &str) {
-        let request = Box::new(request(&format!("GET /v2/a/b/blobs/{blob}"), extra));
+        self.want_of("a/b", blob, extra);
+    }
+
+    pub(super) fn want_of(&self, repository: &str, blob: Digest, lines: &str) {
+        let request = Box::new(request(&format!("GET /v2/{repository}/blobs/{blob}"), lines));
         self.tell(ToCold::Want { digest: blob, request });
     }
 
@@ -269,26 +314,15 @@ impl Bench {
 
     /// Asks, and gives status, the head's further parts and the body of the one answer.
     pub(super) async fn ask(&self, line: &str, body: &str) -> Answered {
-        let ticket = Ticket(self.tickets.get() + 1);
-        self.tickets.set(ticket.0);
-        let request = Box::new(request(line, ""));
+        self.ask_with(line, "", body).await
+    }
+
+    /// The same with further header lines, each ended by CRLF.
+    pub(super) async fn ask_with(&self, line: &str, lines: &str, body: &str) -> Answered {
+        let ticket = self.ticket();
+        let request = Box::new(request(line, lines));
         self.tell(ToCold::Ask { ticket, request, body: body.into() });
-        match self.next().await {
-            ToHot::Answer {
-                ticket: to,
-                status,
-                content_type,
-                digest,
-                extra,
-                head_length,
-                body,
-            } => {
-                assert_eq!(to, ticket);
-                let body = String::from_utf8(body.into()).unwrap();
-                Answered { status, content_type, digest, extra, head_length, body }
-            }
-            other => panic!("no answer but {other:?}"),
-        }
+        Answered::of(self.next_else().await, ticket)
     }
 
     /// State of a pull when it is no longer running; `meanwhile` gets what else the agent says.
@@ -299,8 +333,7 @@ impl Bench {
     ) -> serde_json::Value {
         let mut running = true;
         loop {
-            let ticket = Ticket(self.tickets.get() + 1);
-            self.tickets.set(ticket.0);
+            let ticket = self.ticket();
             let request = Box::new(request(&format!("GET /xylem/v1/pulls/{id}"), ""));
             self.tell(ToCold::Ask { ticket, request, body: Vec::new() });
             while running {
@@ -333,6 +366,27 @@ pub(super) struct Answered {
     pub(super) extra: String,
     pub(super) head_length: Option<u64>,
     pub(super) body: String,
+}
+
+impl Answered {
+    fn of(message: ToHot, ticket: Ticket) -> Self {
+        match message {
+            ToHot::Answer {
+                ticket: to,
+                status,
+                content_type,
+                digest,
+                extra,
+                head_length,
+                body,
+            } => {
+                assert_eq!(to, ticket);
+                let body = String::from_utf8(body.into()).unwrap();
+                Self { status, content_type, digest, extra, head_length, body }
+            }
+            other => panic!("no answer but {other:?}"),
+        }
+    }
 }
 
 fn request(line: &str, extra: &str) -> Request {
@@ -377,9 +431,11 @@ impl pb::control_server::Control for Assigner {
             while let Ok(Some(message)) = inbox.message().await {
                 let kind = message.kind.unwrap();
                 let reply = match &kind {
-                    Kind::Hello(_) => {
-                        Some(Reply::Welcome(pb::Welcome { heartbeat_ms: 1000, report_ms: 1000 }))
-                    }
+                    Kind::Hello(_) => Some(Reply::Welcome(pb::Welcome {
+                        heartbeat_ms: 1000,
+                        report_ms: 1000,
+                        voucher_key: b"shared".to_vec(),
+                    })),
                     Kind::Join(join) => Some(Reply::Assignment(pb::Assignment {
                         image: join.image.clone(),
                         epoch: 1,

@@ -4,10 +4,9 @@ use serde_json::{Value, json};
 use xylem_protocol::limits::MANIFEST_MAX;
 
 use super::paper::{Bench, Page, PaperServer, Setup, digest};
-use crate::config::UpstreamSpec;
 use crate::link::{ToCold, ToHot};
 
-fn image(config: &[u8], layers: &[&[u8]]) -> String {
+pub(super) fn image(config: &[u8], layers: &[&[u8]]) -> String {
     let descriptor =
         |bytes: &[u8]| json!({ "digest": digest(bytes).to_string(), "size": bytes.len() });
     let layers: Vec<Value> = layers.iter().map(|layer| descriptor(layer)).collect();
@@ -65,7 +64,8 @@ fn manifests_come_from_the_registry_once() {
         assert_eq!((head.status, head.digest, head.body.as_str()), (200, Some(named), ""));
         assert_eq!(head.head_length, Some(manifest.len() as u64));
         assert_eq!(head.content_type, "application/vnd.oci.image.manifest.v1+json");
-        let get = bench.ask(&format!("GET /v2/a/b/manifests/{named}?ns=x"), "").await;
+        let get =
+            bench.ask(&format!("GET /v2/a/b/manifests/{named}?ns={}", server.address), "").await;
         assert_eq!((get.status, get.body.as_str()), (200, manifest.as_str()));
         assert_eq!(server.count(&format!("GET /v2/a/b/manifests/{named}")), 1);
         assert!(bench.store.join("blobs/sha256").join(named.hex()).exists(), "it is kept");
@@ -116,7 +116,7 @@ fn a_bad_manifest_is_not_passed_on() {
 #[test]
 fn an_unreachable_registry_is_named() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let upstream = UpstreamSpec::Registry { tls: false, authority: closed.to_string() };
+    let upstream = format!("http://{closed}");
     Setup { upstream: Some(upstream), ..Setup::default() }.run(async |bench| {
         let answer = bench.ask("GET /v2/a/b/manifests/v1", "").await;
         assert_eq!(answer.status, 502);
@@ -187,12 +187,15 @@ fn a_pull_says_why_it_failed() {
         for body in [
             "",
             r#"{"name":"A","reference":"v1"}"#,
-            r#"{"name":"a","reference":"v1","registry":"elsewhere:5000"}"#,
+            r#"{"name":"a","reference":"v1","registry":"else/where"}"#,
             r#"{"name":"a","reference":"v1","platform":"linux"}"#,
             r#"{"name":"a","reference":"v1","more":1}"#,
         ] {
             assert_eq!(bench.ask("POST /xylem/v1/pulls", body).await.status, 400, "{body}");
         }
+        let elsewhere = r#"{"name":"a","reference":"v1","registry":"elsewhere:5000"}"#;
+        let refused = bench.ask("POST /xylem/v1/pulls", elsewhere).await;
+        assert!(refused.body.contains("not configured for elsewhere:5000"), "{}", refused.body);
         assert_eq!(bench.ask("GET /xylem/v1/pulls/99", "").await.status, 404);
     });
 }
@@ -213,7 +216,7 @@ fn a_layout_is_an_upstream() {
     for blob in [blobs[0], blobs[1], manifest.as_bytes()] {
         std::fs::write(dir.path().join("blobs/sha256").join(digest(blob).hex()), blob).unwrap();
     }
-    let upstream = Some(UpstreamSpec::Layout(dir.path().to_owned()));
+    let upstream = Some(format!("oci:{}", dir.path().display()));
     Setup { upstream, ..Setup::default() }.run(async |bench| {
         let answer = bench.ask("GET /v2/any/name/manifests/v1", "").await;
         assert_eq!((answer.status, answer.body.as_str()), (200, manifest.as_str()));
@@ -239,7 +242,11 @@ fn a_layout_is_an_upstream() {
 #[test]
 fn a_directory_is_not_yet_a_layout() {
     let dir = tempfile::tempdir().unwrap();
-    let spec = UpstreamSpec::Layout(dir.path().to_owned());
-    let error = crate::origin::Origin::new(Some(&spec), None).unwrap_err().to_string();
+    let options = crate::config::Options {
+        node: Some("me".into()),
+        upstream: Some(format!("oci:{}", dir.path().display())),
+        ..Default::default()
+    };
+    let error = crate::origin::Registries::new(&options.check().unwrap()).unwrap_err().to_string();
     assert!(error.contains("is not an OCI layout"), "{error}");
 }
