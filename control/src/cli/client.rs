@@ -14,7 +14,7 @@ use crate::limits::ANSWER_MAX;
 const CONNECT: Duration = Duration::from_secs(3);
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// `http://HOST[:PORT]`, without a path.
+/// `http://HOST[:PORT]`, without a path; the same host is always written the same way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Endpoint(String);
 
@@ -28,14 +28,35 @@ impl FromStr for Endpoint {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let trimmed = text.strip_suffix('/').unwrap_or(text);
-        let url = reqwest::Url::parse(trimmed).map_err(|_| "must be http://HOST:PORT")?;
+        let url = reqwest::Url::parse(text).map_err(|_| "must be http://HOST:PORT")?;
         let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
-        if url.scheme() == "http" && url.has_host() && url.username().is_empty() && bare {
-            Ok(Self(trimmed.to_owned()))
-        } else {
-            Err("must be http://HOST:PORT, without a path")
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b".-_:[]".contains(&b);
+        match url.host_str() {
+            Some(host)
+                if url.scheme() == "http"
+                    && url.username().is_empty()
+                    && url.password().is_none()
+                    && bare
+                    && host.bytes().all(plain) =>
+            {
+                let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+                Ok(Self(format!("http://{host}{port}")))
+            }
+            _ => Err("must be http://HOST:PORT, without a path"),
         }
+    }
+}
+
+impl Endpoint {
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// `HOST:PORT`, with the port also where it is the usual one.
+    pub(super) fn authority(&self) -> String {
+        let host = self.0.trim_start_matches("http://");
+        let with_port = host.rsplit(']').next().is_some_and(|tail| tail.contains(':'));
+        if with_port { host.to_owned() } else { format!("{host}:80") }
     }
 }
 
@@ -59,6 +80,10 @@ impl Peer {
 
     pub(super) fn node(endpoint: Endpoint) -> Self {
         Self { role: Role::Node, endpoint }
+    }
+
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     fn url(&self) -> &str {
@@ -200,24 +225,34 @@ pub(super) async fn chunk(
     response.chunk().await.map_err(broken)
 }
 
-async fn accepted(
+fn answered(
     peer: &Peer,
     path: &str,
     response: Result<Response, reqwest::Error>,
 ) -> Result<Response, ClientError> {
-    let (peer, path) = (peer.clone(), path.to_owned());
-    let response = match response {
-        Ok(response) => response,
-        Err(source) if source.is_connect() || source.is_timeout() => {
-            return Err(ClientError::Unreachable { peer, source });
+    response.map_err(|source| {
+        let (peer, path) = (peer.clone(), path.to_owned());
+        if source.is_connect() || source.is_timeout() {
+            ClientError::Unreachable { peer, source }
+        } else {
+            ClientError::Broken { peer, path, source }
         }
-        Err(source) => return Err(ClientError::Broken { peer, path, source }),
-    };
+    })
+}
+
+/// The answer, unless it is a refusal.
+pub(super) async fn accepted(
+    peer: &Peer,
+    path: &str,
+    response: Result<Response, reqwest::Error>,
+) -> Result<Response, ClientError> {
+    let response = answered(peer, path, response)?;
     let status = response.status();
     if status.is_success() {
         return Ok(response);
     }
-    let text = body(&peer, &path, response, ANSWER_MAX).await.unwrap_or_default();
+    let text = body(peer, path, response, ANSWER_MAX).await.unwrap_or_default();
+    let (peer, path) = (peer.clone(), path.to_owned());
     Err(ClientError::Refused { peer, path, status, reason: reason(&text) })
 }
 
@@ -249,7 +284,25 @@ mod tests {
     fn endpoints() {
         let endpoint: Endpoint = "http://10.0.0.1:4400/".parse().unwrap();
         assert_eq!(endpoint.0, "http://10.0.0.1:4400");
-        for bad in ["", "10.0.0.1:4400", "https://a", "http://a/b", "http://a?b", "http://u@a"] {
+        assert_eq!("HTTP://Host:80".parse::<Endpoint>().unwrap().0, "http://host");
+        for (text, authority) in [
+            ("http://host", "host:80"),
+            ("http://10.0.0.1:4400", "10.0.0.1:4400"),
+            ("http://[::1]", "[::1]:80"),
+            ("http://[::1]:4400", "[::1]:4400"),
+        ] {
+            assert_eq!(text.parse::<Endpoint>().unwrap().authority(), authority);
+        }
+        for bad in [
+            "",
+            "10.0.0.1:4400",
+            "https://a",
+            "http://a/b",
+            "http://a?b",
+            "http://u@a",
+            "http://:p@a",
+            "http://a\"b",
+        ] {
             assert!(bad.parse::<Endpoint>().is_err(), "{bad}");
         }
     }
