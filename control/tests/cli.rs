@@ -2,10 +2,11 @@
 //! is a stand-in.
 
 mod lab;
+mod run;
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use axum::extract::{Path as UrlPath, State};
@@ -14,37 +15,15 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use lab::{Control, Node, soon};
+use run::{complaint, serve, stdout, xylem};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::net::TcpListener;
 use tokio::process::Command;
 use xylem_protocol::pb;
 use xylem_protocol::pb::node_message::Kind;
 
 const SLOW_MS: u32 = 60_000;
-/// Nobody listens there: the port of `tcpmux`, and loopback refuses at once.
-const NOBODY: &str = "http://127.0.0.1:1";
-
-/// Runs `xylem` with these arguments, far from any real node or control.
-async fn xylem(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_xylem"));
-    command.env("XYLEM_NODE", NOBODY).env("XYLEM_CONTROL", NOBODY);
-    command.args(arguments).kill_on_drop(true).stdin(Stdio::null());
-    soon("the end of xylem", command.output()).await.unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-/// The only line on stderr.
-fn complaint(output: &Output) -> String {
-    let text = String::from_utf8(output.stderr.clone()).unwrap();
-    assert_eq!(text.lines().count(), 1, "{text}");
-    assert!(text.starts_with("xylem: "), "{text}");
-    text
-}
 
 fn sha256(bytes: &[u8]) -> String {
     let hash: [u8; 32] = Sha256::digest(bytes).into();
@@ -143,10 +122,7 @@ async fn stand_in(stand: Stand) -> (Shared, String) {
         .route("/xylem/v1/status", get(status))
         .route("/v2/demo/{kind}/{digest}", get(blob))
         .with_state(Arc::clone(&shared));
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(async { axum::serve(listener, router).await.unwrap() });
-    (shared, url)
+    (shared, serve(router).await)
 }
 
 #[tokio::test]
@@ -200,9 +176,7 @@ async fn nobody_there_is_one() {
 #[tokio::test]
 async fn something_else_there_is_one() {
     let router = Router::new().fallback(async || "hello");
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(async { axum::serve(listener, router).await.unwrap() });
+    let url = serve(router).await;
     let output = xylem(&["--control", &url, "trees"]).await;
     assert_eq!(output.status.code(), Some(1));
     assert!(complaint(&output).contains("to /api/v1/trees that is no xylem-control's"));
