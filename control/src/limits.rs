@@ -72,6 +72,41 @@ pub const SHUTDOWN_MAX_MS: u64 = 2000;
 /// Largest answer that the command line takes from control or a node's API, bytes.
 pub const ANSWER_MAX: u64 = 64 * 1024 * 1024;
 
+/// Most registries that one `xylem install` is for.
+pub const REGISTRIES_MAX: u32 = 256;
+
+/// Longest host name, and longest part of it between dots, bytes (RFC 1035).
+pub const HOST_MAX: u32 = 253;
+/// See [`HOST_MAX`].
+pub const HOST_LABEL_MAX: u32 = 63;
+
+/// Largest configuration file of a container runtime that is read, bytes.
+pub const CONFIG_FILE_MAX: u64 = 1024 * 1024;
+
+/// Most entries of a configuration directory that are looked at.
+pub const CONFIG_ENTRIES_MAX: u32 = 4096;
+
+/// Most directories that are made for, and removed with, a configuration file.
+pub const DIRECTORIES_MAX: u32 = 16;
+
+/// How long `xylem install` waits for what the node says of its registries, ms.
+pub const STATUS_WAIT_MAX_MS: u64 = 3000;
+
+/// How long `xylem doctor` waits for the node's own checks, ms: some ask the registry.
+pub const CHECKS_WAIT_MAX_MS: u64 = 30_000;
+
+/// How long a node may take to answer a ping, ms.
+pub const PING_MAX_MS: u64 = 1000;
+
+/// How far the clock may be off, ms.
+pub const CLOCK_OFF_MAX_MS: u64 = 5000;
+
+/// Most checks that are taken from a node.
+pub const CHECKS_MAX: u32 = 256;
+
+/// Longest text of a check that is shown, characters.
+pub const CHECK_TEXT_MAX: u32 = 500;
+
 /// Field tags and lengths around one string of a message, bytes.
 const FRAMING: usize = 6;
 /// `sha256:` and 64 digits.
@@ -92,5 +127,7 @@ const _: () = {
     assert!(TREE_NODES_MAX <= NODES_MAX && NODES_MAX < CONNECTIONS_MAX);
     assert!(LOST_HEARTBEATS_MAX < HEARTBEATS_MISSED_MAX);
     assert!(HEARTBEAT_MIN_MS < HEARTBEAT_MS && HEARTBEAT_MS < HEARTBEAT_MAX_MS);
+    assert!(HOST_LABEL_MAX < HOST_MAX);
+    assert!(PING_MAX_MS < CHECKS_WAIT_MAX_MS);
     assert!(GONE_KEPT_MS > HEARTBEAT_MAX_MS as u64 * HEARTBEATS_MISSED_MAX as u64);
 };

@@ -3,6 +3,7 @@
 
 mod client;
 mod hops;
+mod install;
 mod layout;
 mod pull;
 mod status;
@@ -18,6 +19,7 @@ use clap::{Parser, Subcommand};
 use xylem_protocol::names::Reference;
 
 use client::{Client, ClientError, Endpoint, Peer};
+use install::{InstallError, Runtime};
 use layout::LayoutError;
 
 /// Pull container images through a node, and look at trees, hops and nodes.
@@ -60,6 +62,16 @@ enum Command {
     Hops,
     /// List the nodes; with --node-url, or without control, the node itself
     Status,
+    /// Make a container runtime ask the node first
+    Install {
+        #[command(subcommand)]
+        runtime: Runtime,
+    },
+    /// Make a container runtime what it was before `install`, byte for byte
+    Uninstall {
+        #[command(subcommand)]
+        runtime: Runtime,
+    },
 }
 
 /// Why a command was not done.
@@ -69,6 +81,8 @@ enum CliError {
     Client(#[from] ClientError),
     #[error(transparent)]
     Layout(#[from] LayoutError),
+    #[error(transparent)]
+    Install(#[from] InstallError),
     #[error("{peer} could not pull {image}: {reason}")]
     Pull { peer: Peer, image: String, reason: String },
     #[error("interrupted; the node goes on pulling")]
@@ -94,7 +108,8 @@ pub fn main(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("xylem: {}", one_line(&error));
-            ExitCode::FAILURE
+            let misuse = matches!(error, CliError::Install(InstallError::TooMany));
+            ExitCode::from(if misuse { 2 } else { 1 })
         }
     }
 }
@@ -121,6 +136,8 @@ fn run(arguments: Arguments) -> Result<(), CliError> {
             Command::Trees => trees::run(&client, &control, json).await,
             Command::Hops => hops::run(&client, &control, json).await,
             Command::Status => status::run(&client, &control, &node, node_named, json).await,
+            Command::Install { runtime } => install::install(&client, &node, runtime, json).await,
+            Command::Uninstall { runtime } => install::uninstall(&runtime, json),
         }
     })
 }
