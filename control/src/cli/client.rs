@@ -183,6 +183,12 @@ impl Client {
         parse(peer, path, &body(peer, path, response, ANSWER_MAX).await?)
     }
 
+    /// Whatever is answered, also a refusal; only its head is here yet.
+    pub(super) async fn ask(&self, peer: &Peer, path: &str) -> Result<Response, ClientError> {
+        let request = self.http.get(format!("{}{path}", peer.url()));
+        answered(peer, path, request.send().await)
+    }
+
     /// An answer of which only the head is here yet.
     pub(super) async fn get(
         &self,
@@ -241,7 +247,7 @@ fn answered(
 }
 
 /// The answer, unless it is a refusal.
-pub(super) async fn accepted(
+async fn accepted(
     peer: &Peer,
     path: &str,
     response: Result<Response, reqwest::Error>,
@@ -268,7 +274,11 @@ fn reason(text: &[u8]) -> String {
     if short.is_empty() { "no reason given".to_owned() } else { short }
 }
 
-fn parse<T: DeserializeOwned>(peer: &Peer, path: &str, text: &[u8]) -> Result<T, ClientError> {
+pub(super) fn parse<T: DeserializeOwned>(
+    peer: &Peer,
+    path: &str,
+    text: &[u8],
+) -> Result<T, ClientError> {
     serde_json::from_slice(text).map_err(|source| ClientError::Answer {
         peer: peer.clone(),
         path: path.to_owned(),

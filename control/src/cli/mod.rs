@@ -2,6 +2,7 @@
 //! rest on stderr.
 
 mod client;
+mod doctor;
 mod hops;
 mod install;
 mod layout;
@@ -62,6 +63,11 @@ enum Command {
     Hops,
     /// List the nodes; with --node-url, or without control, the node itself
     Status,
+    /// Check all that a pull needs, and say what to do about each failure
+    Doctor {
+        #[command(flatten)]
+        directories: doctor::Directories,
+    },
     /// Make a container runtime ask the node first
     Install {
         #[command(subcommand)]
@@ -85,6 +91,8 @@ enum CliError {
     Install(#[from] InstallError),
     #[error("{peer} could not pull {image}: {reason}")]
     Pull { peer: Peer, image: String, reason: String },
+    #[error("{failed} of {of} checks failed")]
+    Unwell { failed: usize, of: usize },
     #[error("interrupted; the node goes on pulling")]
     Interrupted,
     #[error("cannot write to stdout")]
@@ -136,6 +144,9 @@ fn run(arguments: Arguments) -> Result<(), CliError> {
             Command::Trees => trees::run(&client, &control, json).await,
             Command::Hops => hops::run(&client, &control, json).await,
             Command::Status => status::run(&client, &control, &node, node_named, json).await,
+            Command::Doctor { directories } => {
+                doctor::run(&client, &node, &directories, json).await
+            }
             Command::Install { runtime } => install::install(&client, &node, runtime, json).await,
             Command::Uninstall { runtime } => install::uninstall(&runtime, json),
         }

@@ -109,7 +109,7 @@ pub(super) fn others(directory: &Path) -> Result<Vec<PathBuf>, FileError> {
 /// its place.
 fn settles(table: &Table, host: &RegistryHost) -> bool {
     let text = |entry: &Value, key: &str| entry.get(key)?.as_str().map(str::to_owned);
-    let prefixes = tables(table, "registry").iter().filter_map(|entry| {
+    let prefixes = tables(table.get("registry")).iter().filter_map(|entry| {
         text(entry, "prefix")
             .filter(|prefix| !prefix.is_empty())
             .or_else(|| text(entry, "location"))
@@ -123,25 +123,9 @@ fn settles(table: &Table, host: &RegistryHost) -> bool {
     prefixes.chain(listed).any(|prefix| covers(prefix.trim_end_matches('/'), host))
 }
 
-pub(super) fn tables<'a>(table: &'a (impl Lookup + ?Sized), key: &str) -> &'a [Value] {
-    table.lookup(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
-}
-
-/// A table, bare or as a value.
-pub(super) trait Lookup {
-    fn lookup(&self, key: &str) -> Option<&Value>;
-}
-
-impl Lookup for Table {
-    fn lookup(&self, key: &str) -> Option<&Value> {
-        self.get(key)
-    }
-}
-
-impl Lookup for Value {
-    fn lookup(&self, key: &str) -> Option<&Value> {
-        self.get(key)
-    }
+/// The tables of an array, if it is there.
+pub(super) fn tables(array: Option<&Value>) -> &[Value] {
+    array.and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 /// Whether a prefix is for a registry as a whole: by its name, by that of its host, or by a
