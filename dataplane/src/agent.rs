@@ -3,6 +3,7 @@
 //! no block but those out of TLS.
 
 mod access;
+mod alive;
 mod answers;
 mod control;
 mod feed;
@@ -16,7 +17,7 @@ mod status;
 mod tests;
 mod trees;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -35,6 +36,7 @@ use crate::store::Store;
 use crate::probes::Availability;
 use access::Access;
 pub use access::AccessSettings;
+use alive::Alive;
 use control::ControlLink;
 use flows::Flows;
 use hops::HopFeed;
@@ -101,8 +103,11 @@ struct Agent {
     flows: Flows,
     manifests: Manifests,
     pulls: Pulls,
+    alive: Alive,
     hops: HopFeed,
     report: RefCell<Report>,
+    /// Sources that were lost and replaced: how many, and the longest gap, ms.
+    gaps: Cell<(u64, u32)>,
     metrics: Metrics,
 }
 
@@ -122,8 +127,10 @@ impl Agent {
             flows: Flows::default(),
             manifests: Manifests::new(),
             pulls: Pulls::default(),
+            alive: Alive::default(),
             hops: HopFeed::new(&settings.node, probes),
             report: RefCell::default(),
+            gaps: Cell::default(),
             access: Access::new(settings.access.clone()),
             settings,
             store,
@@ -140,6 +147,7 @@ impl Agent {
             ToCold::Admit { ticket, request } => self.admit_blob(ticket, *request),
             ToCold::Want { digest, request } => self.want(digest, *request),
             ToCold::Lost { digest, attempt, at, cause } => self.lost(digest, attempt, at, cause),
+            ToCold::Silent { digest, attempt } => self.silent(digest, attempt),
             ToCold::Mismatch { digest, attempt, actual } => self.mismatch(digest, attempt, actual),
             ToCold::Stored { digest, size } => self.stored(digest, size),
             ToCold::StoreFailed { digest, cause } => self.store_failed(digest, cause),
@@ -172,6 +180,11 @@ impl Agent {
             });
         }
         self.hops.take(&report);
+        for &gap_ms in &report.gaps_ms {
+            self.metrics.gap(gap_ms);
+            let (count, max_ms) = self.gaps.get();
+            self.gaps.set((count + 1, max_ms.max(gap_ms)));
+        }
         *self.report.borrow_mut() = report;
     }
 

@@ -12,6 +12,7 @@
 //!                           in File while the source is being asked
 //!            or Refuse      it cannot be had: tell the readers so
 //! hot  -> cold  Lost        the source ended early       -> Source | Refuse
+//! hot  -> cold  Silent      is the source alive?         -> GiveUp, or nothing
 //! hot  -> cold  Mismatch    all bytes here, wrong digest -> Source (registry, from 0) | Refuse
 //! hot  -> cold  Stored      all bytes here and verified  -> Committed | Refuse
 //! hot  -> cold  StoreFailed the disk refused a write; the flow is over, its readers are told
@@ -151,6 +152,13 @@ pub enum ToCold {
         /// Why.
         cause: Lost,
     },
+    /// A flow's source is a peer that has been silent for a while: is it alive?
+    Silent {
+        /// Which blob.
+        digest: Digest,
+        /// Which try.
+        attempt: Attempt,
+    },
     /// All bytes are here and their hash is another.
     Mismatch {
         /// Which blob.
@@ -274,6 +282,13 @@ pub enum ToHot {
         /// Where from.
         source: Source,
     },
+    /// A flow's source is stuck: leave it, as if it had stalled.
+    GiveUp {
+        /// Which blob.
+        digest: Digest,
+        /// Which try.
+        attempt: Attempt,
+    },
     /// The blob cannot be had.
     Refuse {
         /// Which.
@@ -348,6 +363,9 @@ pub struct Report {
     pub catching_up: u32,
     /// Times that a reader was moved from the live edge to the file.
     pub detached_total: u64,
+    /// For each source that was lost and replaced since the last report: from its last byte to the
+    /// next one's first, ms.
+    pub gaps_ms: Vec<u32>,
 }
 
 /// The hot half's ends.

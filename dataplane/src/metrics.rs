@@ -7,6 +7,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use xylem_protocol::pb::HopReport;
@@ -16,6 +17,9 @@ use crate::store::Totals;
 
 type Number = Gauge<u64, AtomicU64>;
 type Real = Gauge<f64, AtomicU64>;
+
+/// Bounds of the histogram of gaps, seconds.
+const GAP_BUCKETS_S: [f64; 9] = [0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0, 3.0, 10.0];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Cause {
@@ -50,6 +54,7 @@ pub struct Metrics {
     downstream: Number,
     catching_up: Number,
     detached: Counter,
+    gaps: Histogram,
     control: Number,
     hop_relay: Family<Hop, Counter>,
     hop_kernel: Family<Hop, Counter>,
@@ -77,6 +82,7 @@ impl Metrics {
             downstream: Number::default(),
             catching_up: Number::default(),
             detached: Counter::default(),
+            gaps: Histogram::new(GAP_BUCKETS_S),
             control: Number::default(),
             hop_relay: Family::default(),
             hop_kernel: Family::default(),
@@ -108,6 +114,8 @@ impl Metrics {
         r.register("readers_catching_up", "Readers served from the file", self.catching_up.clone());
         let help = "Times that a reader fell from the live edge back to the file";
         r.register("readers_detached", help, self.detached.clone());
+        let help = "From the last byte of a lost source to the first of the next";
+        r.register_with_unit("source_gap", help, Unit::Seconds, self.gaps.clone());
         r.register("control_connected", "Whether there is a link to control", self.control.clone());
         let help = "Payload parent to child, counted by the relay";
         r.register_with_unit("hop_relay", help, Unit::Bytes, self.hop_relay.clone());
@@ -123,6 +131,11 @@ impl Metrics {
     /// Something went wrong.
     pub fn error(&self, cause: &'static str) {
         self.errors.get_or_create(&Cause { cause }).inc();
+    }
+
+    /// A lost source was replaced.
+    pub fn gap(&self, ms: u32) {
+        self.gaps.observe(f64::from(ms) / 1e3);
     }
 
     /// A blob is complete.
@@ -194,6 +207,7 @@ mod tests {
         let metrics = Metrics::new("n1");
         metrics.error("short");
         metrics.committed(5);
+        metrics.gap(250);
         let report = Report { detached_total: 3, ..Report::default() };
         let hop = HopReport {
             parent: "a".into(),
@@ -208,6 +222,8 @@ mod tests {
             "xylem_blobs_committed_bytes_total 5",
             "xylem_store_bytes 5",
             "xylem_flows 2",
+            "xylem_source_gap_seconds_bucket{le=\"0.3\"} 1",
+            "xylem_source_gap_seconds_bucket{le=\"0.2\"} 0",
             "xylem_readers_detached_total 3",
             "xylem_hop_relay_bytes_total{parent=\"a\",child=\"b\"} 7",
         ] {

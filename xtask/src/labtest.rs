@@ -15,6 +15,7 @@ pub(crate) mod links;
 mod parent;
 mod registry;
 mod restart;
+mod stuck;
 
 use std::time::{Duration, Instant};
 
@@ -69,6 +70,8 @@ const TESTS: &[Test] = &[
     ("oversized_manifest_is_refused", badupstream::oversized_manifest),
     ("parent_killed_in_mid_blob", parent::killed_in_mid_blob),
     ("root_killed_in_mid_blob", parent::root_killed_in_mid_blob),
+    ("parent_stopped_in_mid_blob", stuck::stopped_in_mid_blob),
+    ("parent_cut_off_in_mid_blob", stuck::cut_off_in_mid_blob),
     ("control_killed_in_mid_blob", control::killed_in_mid_blob),
     ("registry_killed_in_mid_blob", registry::killed_in_mid_blob),
     ("restart_in_mid_blob_resumes", restart::in_mid_blob_resumes),

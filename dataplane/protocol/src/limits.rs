@@ -120,12 +120,25 @@ pub const HOPS_MAX: usize = 256;
 /// Most layers in one manifest.
 pub const LAYERS_MAX: usize = 4096;
 
-/// A peer whose body should flow and that sends nothing for this long is left for the next source,
-/// ms.
+/// A peer whose bytes should flow and that has been silent for this long is asked whether it is
+/// alive, ms. It may be waiting for its own upstream.
+pub const SILENT_MS: u64 = 300;
+
+/// How long a silent peer may take to say that it is alive, ms. Then it is left for the next
+/// source.
+pub const ALIVE_MS: u64 = 350;
+
+/// A peer that is alive and whose body should flow is left after so much silence all the same, ms.
 pub const STALL_MS: u64 = 3_000;
 
+/// How long a peer that did not say that it is alive is not asked for further blobs, ms.
+pub const PEER_STUCK_MS: u64 = 10_000;
+
+/// The ring thread blames nobody for a silence in which it did not run itself for this long, ms.
+pub const OWN_STALL_MS: u64 = 100;
+
 /// Longest wait for a connection, ms.
-pub const CONNECT_MS: u64 = 1_000;
+pub const CONNECT_MS: u64 = 500;
 
 /// Longest wait for the head of a peer's answer, ms: it may have to wait for its own upstream.
 pub const PEER_ANSWER_MS: u64 = 10_000;
@@ -145,8 +158,12 @@ pub const IDLE_MS: u64 = 120_000;
 /// Period of the ring thread's tick, ms: watchdogs and hop samples hang on it.
 pub const TICK_MS: u64 = 25;
 
-/// How long a request waits for control to name a parent before it goes on with the registry, ms.
-pub const JOIN_WAIT_MS: u64 = 250;
+/// How long after its image is first asked for a blob waits for control to name a parent, before
+/// it comes from the registry, ms.
+pub const JOIN_WAIT_MS: u64 = 100;
+
+/// How long a manifest waits for that, ms: it is small, and its client waits for nothing else.
+pub const MANIFEST_JOIN_WAIT_MS: u64 = 20;
 
 /// How long a peer that could not be connected to is not asked for further blobs, ms. Longer than a
 /// connection attempt, so that a dead parent costs that once and not for every blob; short, because
@@ -162,8 +179,8 @@ pub const BLOB_IMAGES_MAX: usize = 16 * 1024;
 /// Bytes of manifests kept in memory; larger ones are read from the store.
 pub const MANIFEST_CACHE_BYTES_MAX: usize = 2 * 1024 * 1024;
 
-/// How long a peer may take to answer with a whole manifest, ms.
-pub const PEER_MANIFEST_MS: u64 = 3_000;
+/// How long a peer may take to answer with a whole manifest, ms: the registry's is as good.
+pub const PEER_MANIFEST_MS: u64 = 500;
 
 /// How long the cold half may take to answer one request, ms.
 pub const ANSWER_WAIT_MS: u64 = 30_000;
@@ -210,7 +227,9 @@ const _: () = {
     assert!(RECV_MAX <= SLOT_BYTES);
     assert!(HEADERS_MAX <= HEAD_MAX as usize);
     assert!(ANSWER_MAX > MANIFEST_MAX);
-    assert!(STALL_MS > 2 * TICK_MS, "a watchdog finer than its clock");
+    assert!(SILENT_MS > 2 * TICK_MS, "a watchdog finer than its clock");
+    assert!(SILENT_MS + ALIVE_MS + 4 * TICK_MS < 1_000, "a stuck parent costs less than a second");
+    assert!(SILENT_MS + ALIVE_MS < STALL_MS);
     assert!(STALL_MS < PEER_ANSWER_MS && PEER_ANSWER_MS < REGISTRY_ANSWER_MS);
     assert!(QUEUE_MAX >= FLOWS_MAX as usize + PENDING_MAX as usize / 2);
     assert!(BLOB_MAX / UNIT_BYTES as u64 <= u32::MAX as u64);

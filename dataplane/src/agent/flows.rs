@@ -5,13 +5,14 @@ mod flow;
 mod source;
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tracing::{debug, info, warn};
 use xylem_protocol::Digest;
 use xylem_protocol::http::Request;
-use xylem_protocol::limits::{FLOWS_MAX, UNIT_BYTES};
+use xylem_protocol::limits::{FLOWS_MAX, JOIN_WAIT_MS, UNIT_BYTES};
 
 use super::Agent;
 use crate::link::{Attempt, FillFile, Lost, Resume, ToHot};
@@ -116,7 +117,8 @@ impl Agent {
         }
         let placed = async {
             if let Some(image) = image {
-                self.trees.upstreams(image, &repository.label()).await;
+                let wait = Duration::from_millis(JOIN_WAIT_MS);
+                self.trees.upstreams(image, &repository.label(), wait).await;
             }
         };
         if self.store.knows(&digest) {

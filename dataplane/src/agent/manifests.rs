@@ -5,13 +5,16 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 use tracing::{debug, warn};
 use xylem_protocol::Digest;
 use xylem_protocol::http::Request;
-use xylem_protocol::limits::{BLOB_IMAGES_MAX, MANIFEST_CACHE_BYTES_MAX, MANIFEST_MAX};
+use xylem_protocol::limits::{
+    BLOB_IMAGES_MAX, MANIFEST_CACHE_BYTES_MAX, MANIFEST_JOIN_WAIT_MS, MANIFEST_MAX,
+};
 
 use super::Agent;
 use super::flows::Refusal;
@@ -191,8 +194,10 @@ impl Agent {
         let mut last = None;
         if !kind.is_some_and(|kind| is_index(&kind)) {
             let image = ask.image.unwrap_or(ask.digest);
+            let wait = Duration::from_millis(MANIFEST_JOIN_WAIT_MS);
+            let upstreams = self.trees.upstreams(image, &ask.repository.label(), wait).await;
             let request = self.peer_request(&ask.repository, ask.digest, image, &ask.path);
-            for peer in self.trees.upstreams(image, &ask.repository.label()).await.iter() {
+            for peer in upstreams.iter() {
                 let waits_for_us = ask.path.iter().any(|node| **node == *peer.node);
                 if waits_for_us || !self.trees.is_usable(&peer.node) {
                     continue;

@@ -53,6 +53,7 @@ impl Agent {
                 "partial": totals.partial,
                 "free_bytes": self.store.free_bytes(),
             },
+            "gaps": { "count": self.gaps.get().0, "max_ms": self.gaps.get().1 },
             "probes": { "mode": mode, "reason": reason },
             "flows": flows,
             "images": images.collect::<Vec<Value>>(),

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
 use xylem_protocol::limits::{
-    BLOB_IMAGES_MAX, JOIN_WAIT_MS, PEER_AVOID_MS, TREES_MAX, UPSTREAMS_MAX,
+    BLOB_IMAGES_MAX, JOIN_WAIT_MS, PEER_AVOID_MS, PEER_STUCK_MS, TREES_MAX, UPSTREAMS_MAX,
 };
 use xylem_protocol::names::check_node;
 use xylem_protocol::{Digest, pb};
@@ -86,16 +86,20 @@ impl Trees {
     }
 
     /// Who is above this node in an image's tree; nobody when control does not say in time.
-    pub(super) async fn upstreams(&self, image: Digest, name: &str) -> Rc<[Upstream]> {
-        if self.control.is_none() {
-            return Rc::from([]);
-        }
+    pub(super) async fn upstreams(
+        &self,
+        image: Digest,
+        name: &str,
+        wait: Duration,
+    ) -> Rc<[Upstream]> {
+        let Some(control) = &self.control else { return Rc::from([]) };
         self.join(image, name);
+        let patience = Instant::now() + if control.is_connected() { wait } else { Duration::ZERO };
         loop {
             let changed = self.changed.notified();
             let deadline = match self.trees.borrow_mut().get(&image) {
                 Some(Tree { upstreams: Some(upstreams), .. }) => return upstreams.clone(),
-                Some(tree) => tree.wait_until,
+                Some(tree) => tree.wait_until.min(patience),
                 None => return Rc::from([]),
             };
             if timeout_at(deadline, changed).await.is_err() {
@@ -114,7 +118,16 @@ impl Trees {
 
     /// A node could not be connected to: others are asked for a while.
     pub(super) fn avoid(&self, node: &Arc<str>) {
-        let until = Instant::now() + Duration::from_millis(PEER_AVOID_MS);
+        self.avoid_for(node, PEER_AVOID_MS);
+    }
+
+    /// A node is stuck: others are asked for longer.
+    pub(super) fn avoid_stuck(&self, node: &Arc<str>) {
+        self.avoid_for(node, PEER_STUCK_MS);
+    }
+
+    fn avoid_for(&self, node: &Arc<str>, ms: u64) {
+        let until = Instant::now() + Duration::from_millis(ms);
         self.avoided.borrow_mut().insert(node.clone(), until);
     }
 

@@ -47,6 +47,7 @@ impl Driver {
             ToHot::Source { digest, attempt, restart, source } => {
                 self.next_source(&digest, attempt, restart, source);
             }
+            ToHot::GiveUp { digest, attempt } => self.give_up(&digest, attempt),
             ToHot::Refuse { digest, status, code, message, extra } => {
                 self.refuse(&digest, status, code, &message, &extra);
             }
@@ -85,7 +86,7 @@ impl Driver {
     }
 
     /// The flow of a blob, if the message is about its latest try.
-    fn current(&self, digest: &Digest, attempt: Attempt) -> Option<u16> {
+    pub(super) fn current(&self, digest: &Digest, attempt: Attempt) -> Option<u16> {
         let index = *self.by_digest.get(digest)?;
         (self.flows.get(index)?.attempt == attempt).then_some(index)
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use xylem_protocol::Digest;
+use xylem_protocol::http::ALIVE_PATH;
 use xylem_protocol::http::{Answer, ByteRange, HeadError, Method, Request, Route, error_body};
 use xylem_protocol::limits::{BODY_MAX, HEAD_MAX, HEAD_WAIT_MS, IDLE_MS, READERS_PER_BLOB_MAX};
 
@@ -204,6 +205,10 @@ impl Driver {
     }
 
     fn route(&mut self, index: u16, request: Box<Request>, body: Vec<u8>) {
+        if matches!(&request.route, Route::Other(path) if path == ALIVE_PATH) {
+            // Answered here: it is this thread whose silence is asked about.
+            return self.answer(index, 200, "text/plain", None, "", None, b"alive\n");
+        }
         let is_blob = matches!(request.route, Route::Blob { .. })
             && matches!(request.method, Method::Get | Method::Head);
         if !is_blob {

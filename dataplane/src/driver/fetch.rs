@@ -78,6 +78,8 @@ pub(super) struct Flow {
     /// CRC32C of units since the last message about them: first unit, checksums.
     pub(super) units: (u32, Vec<u32>),
     pub(super) upstream: Arc<str>,
+    /// Since when no bytes come, when its source was lost.
+    pub(super) gap_since: Option<Instant>,
 }
 
 impl Flow {
@@ -105,6 +107,7 @@ impl Flow {
             hasher: None,
             units: (0, Vec::new()),
             upstream: Arc::from(""),
+            gap_since: None,
         }
     }
 
@@ -204,6 +207,7 @@ impl Driver {
             reused: false,
             left: 0,
             since: now,
+            alive_asked: None,
             asked: now,
             traffic,
         });
@@ -442,6 +446,9 @@ impl Driver {
                 uplink.since = now;
                 let asked = uplink.asked;
                 uplink.traffic.received_body(u64::from(bytes), asked, now);
+                if let Some(since) = flow.gap_since.take() {
+                    self.meter.gap(now - since);
+                }
                 self.meter_received(index, slot, bytes);
                 self.happen(Event::Received { flow: FlowId(index), bytes });
                 self.keep_if_done(index);
@@ -451,6 +458,9 @@ impl Driver {
 
     /// The source is lost: the cold half names the next one.
     pub(super) fn lose(&mut self, index: u16, cause: Lost) {
+        let Some(flow) = self.flows.get_mut(index) else { return };
+        let since = flow.uplink.as_ref().map_or(self.now, |uplink| uplink.since);
+        flow.gap_since.get_or_insert(since);
         self.drop_uplink(index);
         let Some(flow) = self.flows.get_mut(index) else { return };
         flow.source = None;

@@ -133,6 +133,8 @@ fn nanos(duration: Duration) -> u64 {
 pub(super) struct Meter {
     /// When each unit of each slot was whole.
     whole: Vec<[Option<Instant>; UNITS_PER_SLOT]>,
+    /// Gaps between a lost source's last byte and the next one's first, ms.
+    gaps_ms: Vec<u32>,
     /// Last samples of closed connections.
     closed: Vec<ConnSample>,
     /// Connections so far.
@@ -146,10 +148,18 @@ impl Meter {
     pub(super) fn new(slots: u16) -> Self {
         Self {
             whole: vec![[None; UNITS_PER_SLOT]; usize::from(slots)],
+            gaps_ms: Vec::new(),
             closed: Vec::new(),
             numbers: 0,
             moving: false,
             told: true,
+        }
+    }
+
+    /// A flow's bytes flow again.
+    pub(super) fn gap(&mut self, gap: Duration) {
+        if self.gaps_ms.len() < SAMPLES_MAX {
+            self.gaps_ms.push(u32::try_from(gap.as_millis()).unwrap_or(u32::MAX));
         }
     }
 
@@ -243,6 +253,7 @@ impl Driver {
             connections.extend(idle.sample_if_moved());
         }
         let report = Report {
+            gaps_ms: std::mem::take(&mut self.meter.gaps_ms),
             flows: self.progress(),
             connections,
             downstream: u32::try_from(self.conns.len()).unwrap_or(u32::MAX),

@@ -28,7 +28,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use xylem_protocol::Digest;
-use xylem_protocol::limits::{CONNECTIONS_MAX, FLOWS_MAX, OPEN_BLOBS_MAX, TICK_MS};
+use xylem_protocol::limits::{CONNECTIONS_MAX, FLOWS_MAX, OPEN_BLOBS_MAX, OWN_STALL_MS, TICK_MS};
 
 use crate::access::{Grantor, Grants, Vouchers};
 use crate::link::{HotEnd, ToCold};
@@ -102,6 +102,9 @@ pub(crate) struct Driver {
     /// The time at the last completion; good enough for everything here.
     now: Instant,
     last_sweep: Instant,
+    last_tick: Instant,
+    /// Until the next tick, ms.
+    tick_ms: u64,
     last_report: Instant,
     finished: bool,
 }
@@ -141,6 +144,8 @@ pub fn run(
         asked: false,
         now,
         last_sweep: now,
+        last_tick: now,
+        tick_ms: TICK_MS,
         last_report: now,
         finished: false,
     };
@@ -269,6 +274,11 @@ impl Driver {
     }
 
     fn ticked(&mut self) {
+        let own_stall = Duration::from_millis(self.tick_ms + OWN_STALL_MS);
+        if self.now - self.last_tick > own_stall {
+            self.forgive_silence();
+        }
+        self.last_tick = self.now;
         self.tell_unsent();
         self.happen(Event::Tick);
         self.watch_uplinks();
@@ -283,6 +293,7 @@ impl Driver {
         }
         let busy = !self.unsent.is_empty() || self.meter.is_moving() || self.is_serving();
         let period = if busy { TICK_MS } else { IDLE_TICK_MS };
+        self.tick_ms = period;
         self.ring.timeout(period, Token::single(Kind::Tick));
     }
 

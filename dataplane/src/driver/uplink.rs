@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use xylem_protocol::limits::{CONNECT_MS, IDLE_MS, IDLE_UPLINKS_MAX, STALL_MS};
+use xylem_protocol::Digest;
+use xylem_protocol::limits::{CONNECT_MS, IDLE_MS, IDLE_UPLINKS_MAX, SILENT_MS, STALL_MS};
 
 use super::meter::Traffic;
 use super::{Driver, flow_token};
-use crate::link::{Lost, Source};
+use crate::link::{Attempt, Lost, Source, ToCold};
 use crate::relay::FlowId;
 use crate::ring::Slot;
 use crate::ring::token::Kind;
@@ -40,6 +41,8 @@ pub(super) struct Uplink {
     pub(super) left: u64,
     /// Since when it is to bring something.
     pub(super) since: Instant,
+    /// When the cold half was last asked whether the peer is alive.
+    pub(super) alive_asked: Option<Instant>,
     pub(super) asked: Instant,
     pub(super) traffic: Traffic,
 }
@@ -112,35 +115,78 @@ impl Driver {
         }
     }
 
-    /// Ends connections that should bring something and do not.
+    /// Watches connections that should bring something: asks whether a silent peer is alive, and
+    /// ends what has been silent for too long.
     pub(super) fn watch_uplinks(&mut self) {
         for index in self.flows.indices() {
-            let Some(flow) = self.flows.get(index) else { continue };
+            let Some(flow) = self.flows.get_mut(index) else { continue };
             let (Some(uplink), Some(Source::Http { registry, answer_ms, .. })) =
-                (&flow.uplink, &flow.source)
+                (&mut flow.uplink, &flow.source)
             else {
                 continue;
             };
-            let answer = *answer_ms;
-            let (kind, patience) = match uplink.stage {
-                Stage::Connecting => (Kind::Connect, CONNECT_MS),
-                Stage::Asking => (Kind::Request, answer),
-                Stage::Peeking => (Kind::ResponsePeek, answer),
-                Stage::Receiving if self.relay.is_starved(FlowId(index)) => {
-                    // We do not read: it is not to blame.
-                    if let Some(uplink) =
-                        self.flows.get_mut(index).and_then(|flow| flow.uplink.as_mut())
-                    {
-                        uplink.since = self.now;
-                    }
-                    continue;
-                }
-                Stage::Receiving => (Kind::Receive, if *registry { answer } else { STALL_MS }),
+            let is_receiving = matches!(uplink.stage, Stage::Receiving);
+            if is_receiving && self.relay.is_starved(FlowId(index)) {
+                // We do not read: it is not to blame.
+                uplink.since = self.now;
+                continue;
+            }
+            let patience = match uplink.stage {
+                Stage::Connecting => CONNECT_MS,
+                Stage::Receiving if !registry => STALL_MS,
+                _ => *answer_ms,
             };
-            if self.now - uplink.since > Duration::from_millis(patience) {
-                let token = flow_token(kind, &self.flows, index);
-                let slot = if kind == Kind::Receive { flow.receiving } else { Slot(0) };
-                self.ring.cancel(token.with_slot(slot));
+            let silence = self.now - uplink.since;
+            if silence > Duration::from_millis(patience) {
+                self.cancel_stage(index);
+                continue;
+            }
+            let period = Duration::from_millis(SILENT_MS);
+            let asked = uplink.alive_asked.filter(|asked| *asked > uplink.since);
+            let is_due = asked.is_none_or(|asked| self.now - asked > period);
+            let is_peer = !registry && !matches!(uplink.stage, Stage::Connecting);
+            if is_peer && silence > period && is_due {
+                uplink.alive_asked = Some(self.now);
+                let (digest, attempt) = (flow.digest, flow.attempt);
+                self.tell(ToCold::Silent { digest, attempt });
+            }
+        }
+    }
+
+    /// Ends what an upstream connection is waiting for; its completion says that it is lost.
+    fn cancel_stage(&mut self, index: u16) {
+        let Some(flow) = self.flows.get(index) else { return };
+        let Some(uplink) = &flow.uplink else { return };
+        let (kind, slot) = match uplink.stage {
+            Stage::Connecting => (Kind::Connect, Slot(0)),
+            Stage::Asking => (Kind::Request, Slot(0)),
+            Stage::Peeking => (Kind::ResponsePeek, Slot(0)),
+            Stage::Receiving => (Kind::Receive, flow.receiving),
+        };
+        let token = flow_token(kind, &self.flows, index);
+        self.ring.cancel(token.with_slot(slot));
+    }
+
+    /// A source is known to be stuck: it is lost now, and not when patience ends.
+    pub(super) fn give_up(&mut self, digest: &Digest, attempt: Attempt) {
+        let Some(index) = self.current(digest, attempt) else { return };
+        let Some(flow) = self.flows.get_mut(index) else { return };
+        if flow.uplink.is_some() {
+            return self.cancel_stage(index);
+        }
+        // It waits for its turn, and has not asked its source for anything yet.
+        if flow.turn.is_none() && flow.source.take().is_some() {
+            let at = self.relay.received_bytes(FlowId(index));
+            let (digest, cause) = (*digest, Lost::Stalled(SILENT_MS));
+            self.tell(ToCold::Lost { digest, attempt, at, cause });
+        }
+    }
+
+    /// This thread did not run for a while: whoever seemed silent meanwhile may have spoken.
+    pub(super) fn forgive_silence(&mut self) {
+        for index in self.flows.indices() {
+            if let Some(uplink) = self.flows.get_mut(index).and_then(|flow| flow.uplink.as_mut()) {
+                uplink.since = self.now;
             }
         }
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use reqwest::header::ACCEPT;
 use reqwest::{Client, StatusCode};
 use xylem_protocol::Digest;
-use xylem_protocol::http::{HEADER_GRANT, HEADER_IMAGE, HEADER_NODE, HEADER_PATH};
-use xylem_protocol::limits::{CONNECT_MS, MANIFEST_MAX, PEER_MANIFEST_MS};
+use xylem_protocol::http::{ALIVE_PATH, HEADER_GRANT, HEADER_IMAGE, HEADER_NODE, HEADER_PATH};
+use xylem_protocol::limits::{ALIVE_MS, CONNECT_MS, MANIFEST_MAX, PEER_MANIFEST_MS};
 
 use super::registry::{USER_AGENT, bounded, checked};
 use super::{ACCEPT_ALL, Manifest, OriginError, tls};
@@ -75,6 +75,23 @@ impl PeerClient {
             .build()
             .map_err(OriginError::Client)?;
         Ok(Self(client))
+    }
+
+    /// Whether a node's ring thread runs.
+    ///
+    /// # Errors
+    /// [`OriginError`]: it does not say so in time.
+    pub async fn alive(&self, peer: &str, address: SocketAddr) -> Result<(), OriginError> {
+        let failed = |error| OriginError::request(peer, error);
+        let request = self.0.get(format!("http://{address}{ALIVE_PATH}"));
+        let wait = Duration::from_millis(ALIVE_MS);
+        let response = request.timeout(wait).send().await.map_err(failed)?;
+        match response.status() {
+            StatusCode::OK => Ok(()),
+            status => {
+                Err(OriginError::status_of(peer, "a sign of life".to_owned(), status.as_u16()))
+            }
+        }
     }
 
     /// A manifest by its digest, checked.

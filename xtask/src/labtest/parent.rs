@@ -13,7 +13,7 @@ const NODES: usize = 4;
 /// What was on its way, in socket buffers, when the parent died.
 const LOST_BYTES_MAX: u64 = 4 << 20;
 
-type Tree = [(String, Option<String>)];
+pub(super) type Tree = [(String, Option<String>)];
 
 /// The parent that dies is in the middle of the tree.
 pub(super) fn killed_in_mid_blob(programs: &Binaries) -> Result<()> {
@@ -48,6 +48,8 @@ fn kill(cluster: &mut Cluster, choose: impl Fn(&Tree) -> Option<String>) -> Resu
         let bound = image.bytes() + LOST_BYTES_MAX;
         let received = received_bytes(cluster, orphan)?;
         ensure!(received <= bound, "{orphan} has received {received} bytes of {}", image.bytes());
+        let gap_ms = &cluster.get(orphan, "/xylem/v1/status")?["gaps"]["max_ms"];
+        println!("    {orphan} was without bytes for {gap_ms} ms");
     }
     run::wait_for("a tree without the dead node", STATE, || {
         let tree = super::parents(cluster)?;

@@ -21,6 +21,9 @@ pub const HEADER_PATH: &str = "Xylem-Path";
 /// Says that the asking node has made sure that its caller may have what it asks for.
 pub const HEADER_GRANT: &str = "Xylem-Grant";
 
+/// Answered by a node whose ring thread runs.
+pub const ALIVE_PATH: &str = "/xylem/v1/alive";
+
 /// Why a head was refused, with the status that says so.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HeadError {

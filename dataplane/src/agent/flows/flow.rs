@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -105,6 +106,8 @@ pub(in crate::agent) struct Flow {
     lost: Option<Attempt>,
     /// Where the bytes come from now.
     pub(in crate::agent) upstream: Arc<str>,
+    /// Where that is, if it is a peer.
+    pub(super) address: Option<SocketAddr>,
     /// Peers that were asked.
     pub(super) tried: Vec<Arc<str>>,
     pub(super) registry_only: bool,
@@ -151,6 +154,7 @@ impl Flow {
             attempt: 0,
             lost: None,
             upstream: Arc::from(""),
+            address: None,
             tried: Vec::new(),
             registry_only: false,
             registry_tries: 0,
@@ -186,6 +190,16 @@ impl Flow {
         }
         self.lost_at = at;
         true
+    }
+
+    /// The peer that a try asks, if it is the present one and asks a peer.
+    pub(in crate::agent) fn peer_of(&self, attempt: Attempt) -> Option<(Arc<str>, SocketAddr)> {
+        let is_present = attempt == self.attempt && self.lost != Some(attempt);
+        Some((self.upstream.clone(), self.address.filter(|_| is_present)?))
+    }
+
+    pub(in crate::agent) fn attempt(&self) -> Attempt {
+        self.attempt
     }
 
     /// The ring thread has given it up by itself: only readers that come from now on are to be

@@ -106,6 +106,7 @@ impl Agent {
             if let Some(upstream) = upstreams.iter().find(is_new) {
                 flow.tried.push(upstream.node.clone());
                 flow.upstream = upstream.node.clone();
+                flow.address = Some(upstream.address);
                 let ask = self.peer_request(&flow.ask.repository, digest, image, &flow.ask.path);
                 return Step::Peer(upstream.clone(), ask);
             }
@@ -117,6 +118,7 @@ impl Agent {
         }
         flow.registry_tries += 1;
         flow.upstream = Arc::from(REGISTRY);
+        flow.address = None;
         flow.turn = flow.registry_tries - 1;
         flow.credentials = self.credentials_of(&flow.ask.repository);
         Step::Registry {
