@@ -13,6 +13,7 @@ mod manifests;
 mod post;
 mod pulls;
 mod status;
+mod tags;
 #[cfg(test)]
 mod tests;
 mod trees;
@@ -43,6 +44,7 @@ use hops::HopFeed;
 use manifests::Manifests;
 use post::Post;
 use pulls::Pulls;
+use tags::Tags;
 use trees::Trees;
 
 /// Name of the hop's upper end when that is no node.
@@ -102,6 +104,7 @@ struct Agent {
     trees: Trees,
     flows: Flows,
     manifests: Manifests,
+    tags: Tags,
     pulls: Pulls,
     alive: Alive,
     hops: HopFeed,
@@ -126,6 +129,7 @@ impl Agent {
             metrics: Metrics::new(&settings.node),
             flows: Flows::default(),
             manifests: Manifests::new(),
+            tags: Tags::default(),
             pulls: Pulls::default(),
             alive: Alive::default(),
             hops: HopFeed::new(&settings.node, probes),

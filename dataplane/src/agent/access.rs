@@ -58,7 +58,7 @@ impl Access {
     }
 
     /// Notes that a registry cannot be reached.
-    fn note(&self, repository: &Repository, error: &Rc<OriginError>) {
+    pub(super) fn note(&self, repository: &Repository, error: &Rc<OriginError>) {
         if !error.is_passing() {
             return;
         }
@@ -67,7 +67,7 @@ impl Access {
         self.down.borrow_mut().insert(host, (until, error.clone()));
     }
 
-    fn is_down(&self, repository: &Repository) -> Option<Rc<OriginError>> {
+    pub(super) fn is_down(&self, repository: &Repository) -> Option<Rc<OriginError>> {
         let host = repository.host().map_or(String::new(), |host| host.to_string());
         let down = self.down.borrow();
         let (until, error) = down.peek(&host)?;

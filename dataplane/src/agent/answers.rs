@@ -17,6 +17,7 @@ use super::Agent;
 use super::access::caller;
 use super::flows::{Refusal, header_safe, relayed_lines};
 use super::manifests::ManifestAsk;
+use super::tags::Stale;
 use crate::hops::HopFigures;
 use crate::link::{Ticket, ToHot};
 use crate::oneline::chain;
@@ -191,11 +192,19 @@ impl Agent {
     async fn manifest_reply(&self, target: &Target, request: &Request) -> Result<Reply, Refusal> {
         let repository = self.repository(request)?;
         let credentials = caller(request);
+        let mut stale = None;
         let (digest, granted) = match target {
             Target::Tag(tag) => {
                 let accept = &request.accept;
-                let digest = self.resolve(&repository, tag, accept, &credentials).await?;
-                (digest, Some(self.grant(request, [digest])))
+                let resolved = self.resolve(&repository, tag, accept, &credentials).await?;
+                let digest = resolved.0;
+                stale = resolved.1;
+                let until = match stale {
+                    None => self.grant(request, [digest]),
+                    // The registry did not say now who may have it.
+                    Some(_) => self.admit(request, &repository, &digest).await?,
+                };
+                (digest, Some(until))
             }
             // What is not here comes from the registry, with the caller's credentials: no need to
             // ask it before.
@@ -220,7 +229,8 @@ impl Agent {
         let until = granted.unwrap_or_else(|| self.grant(request, [digest]));
         let named = Document::parse(&manifest.bytes);
         self.grant_until(request, named.iter().flat_map(Document::digests), until);
-        Ok(manifest.into())
+        let extra = stale.map_or(String::new(), Stale::warning);
+        Ok(Reply { extra, ..manifest.into() })
     }
 
     async fn tags_reply(&self, request: &Request) -> Result<Reply, Refusal> {

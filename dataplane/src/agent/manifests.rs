@@ -18,6 +18,7 @@ use xylem_protocol::limits::{
 
 use super::Agent;
 use super::flows::Refusal;
+use super::tags::Stale;
 use crate::origin::{
     ACCEPT_ALL, Credentials, Document, Manifest, OriginError, Repository, Resolved, is_index,
     media_type_of,
@@ -98,22 +99,27 @@ impl Agent {
         tag: &str,
         accept: &str,
         credentials: &Credentials,
-    ) -> Result<Digest, Refusal> {
+    ) -> Result<(Digest, Option<Stale>), Refusal> {
         let given = match credentials {
             Credentials::Client(given) => given.clone(),
             Credentials::Node => None,
         };
         let key = (repository.label(), tag.to_owned(), accept.to_owned(), given);
         let resolved = once(&self.manifests.resolving, key, async {
+            if let Some(error) = self.access.is_down(repository) {
+                return Err(error);
+            }
             let (origin, name) = (repository.origin(), repository.name());
-            origin.resolve(name, tag, accept, credentials).await.map_err(Rc::new)
+            let resolved = origin.resolve(name, tag, accept, credentials).await;
+            resolved.map_err(Rc::new).inspect_err(|error| self.access.note(repository, error))
         })
         .await;
         match resolved {
             Ok(Resolved::Named(digest, media_type)) => {
                 self.accepted(repository, credentials);
                 self.manifests.kinds.borrow_mut().insert(digest, media_type);
-                Ok(digest)
+                self.tags.note(repository, tag, accept, digest);
+                Ok((digest, None))
             }
             Ok(Resolved::Whole(manifest)) => {
                 let digest = manifest.digest;
@@ -121,9 +127,19 @@ impl Agent {
                 self.learn(&manifest, repository);
                 self.persist(&manifest).await;
                 self.manifests.keep(&manifest);
-                Ok(digest)
+                self.tags.note(repository, tag, accept, digest);
+                Ok((digest, None))
             }
-            Err(error) => Err(self.manifest_refusal(&error)),
+            Err(error) => {
+                let patience = self.access.settings.offline;
+                let known = Some(()).filter(|()| error.is_passing());
+                let known =
+                    known.and_then(|()| self.tags.recall(repository, tag, accept, patience));
+                let (digest, stale) = known.ok_or_else(|| self.manifest_refusal(&error))?;
+                let age_s = stale.age.as_secs();
+                warn!(%digest, tag, age_s, "registry down: a tag's last digest is given out");
+                Ok((digest, Some(stale)))
+            }
         }
     }
 

@@ -202,7 +202,7 @@ impl Agent {
     async fn image(&self, wanted: &Wanted) -> Result<(Manifest, Vec<Descriptor>), Refusal> {
         let Wanted { repository, credentials, target, platform } = wanted;
         let mut digest = match target {
-            Target::Tag(tag) => self.resolve(repository, tag, ACCEPT_ALL, credentials).await?,
+            Target::Tag(tag) => self.resolve(repository, tag, ACCEPT_ALL, credentials).await?.0,
             Target::Digest(digest) => *digest,
         };
         // An index, and the image that it names: no index names an index.

@@ -30,6 +30,15 @@ impl Agent {
                 "parent": tree.parent.as_deref(),
             })
         });
+        let stale: Vec<Value> = (self.tags.stale().into_iter())
+            .map(|tag| {
+                json!({
+                    "image": tag.image,
+                    "digest": tag.digest.to_string(),
+                    "age_s": tag.age.as_secs(),
+                })
+            })
+            .collect();
         let known = self.registries.known().into_iter();
         let registries: Vec<Value> =
             known.map(|(host, url)| json!({ "host": host, "url": url })).collect();
@@ -53,6 +62,7 @@ impl Agent {
                 "partial": totals.partial,
                 "free_bytes": self.store.free_bytes(),
             },
+            "stale_tags": stale,
             "gaps": { "count": self.gaps.get().0, "max_ms": self.gaps.get().1 },
             "probes": { "mode": mode, "reason": reason },
             "flows": flows,

@@ -1,5 +1,6 @@
 //! The agent against a hot half, a registry and a control process that are made of paper.
 
+mod central;
 mod flows;
 mod paper;
 mod private;

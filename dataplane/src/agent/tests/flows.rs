@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use xylem_protocol::limits::{REGISTRY_TRIES_MAX, UNIT_BYTES};
 use xylem_protocol::{Digest, pb};
 
-use super::paper::{Bench, Page, PaperControl, PaperServer, Setup, digest, status};
+use super::central::PaperControl;
+use super::paper::{Bench, Page, PaperServer, Setup, digest, status};
 use crate::link::{Lost, Source, ToCold, ToHot};
 use crate::ring::{Arena, Slot};
 use crate::store::{Begun, record};

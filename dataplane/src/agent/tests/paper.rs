@@ -5,16 +5,16 @@ use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest as _, Sha256};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, oneshot};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::oneshot;
+use xylem_protocol::Digest;
 use xylem_protocol::http::{Request, ResponseHead};
-use xylem_protocol::{Digest, pb};
 
 use super::super::{AccessSettings, Settings, serve};
 use crate::access::Grantor;
@@ -25,7 +25,7 @@ use crate::ring::{EventFd, watch};
 use crate::store::Store;
 
 /// Longest wait for anything that has to happen.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn digest(bytes: &[u8]) -> Digest {
     Digest::from_bytes(Sha256::digest(bytes).into())
@@ -64,6 +64,8 @@ pub(super) struct PaperServer {
     pub(super) address: SocketAddr,
     /// Request heads, as they came.
     heads: Arc<Mutex<Vec<String>>>,
+    /// Connections are closed at once.
+    broken: Arc<AtomicBool>,
 }
 
 trait Duplex: Read + Write {}
@@ -105,9 +107,14 @@ impl PaperServer {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let heads = Arc::new(Mutex::new(Vec::new()));
+        let broken = Arc::new(AtomicBool::new(false));
+        let is_broken = broken.clone();
         let shared = Arc::new((answer, wrap, heads.clone()));
         std::thread::spawn(move || {
             for socket in listener.incoming().flatten() {
+                if is_broken.load(Ordering::SeqCst) {
+                    continue;
+                }
                 let shared = shared.clone();
                 std::thread::spawn(move || {
                     let (answer, wrap, heads) = &*shared;
@@ -117,7 +124,12 @@ impl PaperServer {
                 });
             }
         });
-        Self { address, heads }
+        Self { address, heads, broken }
+    }
+
+    /// From now on nobody gets an answer.
+    pub(super) fn break_down(&self) {
+        self.broken.store(true, Ordering::SeqCst);
     }
 
     pub(super) fn heads(&self) -> Vec<String> {
@@ -181,6 +193,8 @@ pub(super) struct Setup {
     pub(super) registries: Vec<String>,
     /// Whether callers' rights are checked.
     pub(super) checks: bool,
+    /// How long tags' last digests are given out while their registry is down.
+    pub(super) offline: Duration,
     pub(super) ca: Option<PathBuf>,
     pub(super) control: Option<SocketAddr>,
     /// Fills the store before the agent opens it.
@@ -221,7 +235,7 @@ impl Bench {
         let access = AccessSettings {
             grantor: setup.checks.then(|| Grantor::new().unwrap()),
             grant: Duration::from_secs(300),
-            offline: Duration::ZERO,
+            offline: setup.offline,
         };
         let (hot, cold) = pair().unwrap();
         let address = "127.0.0.1:1".parse().unwrap();
@@ -398,95 +412,4 @@ fn request(line: &str, extra: &str) -> Request {
 pub(super) fn status(head: &str) -> Lost {
     let head = format!("HTTP/1.1 {head}\r\n\r\n");
     Lost::Status(Box::new(ResponseHead::parse(head.as_bytes()).unwrap().unwrap().0))
-}
-
-/// A control process that answers every Join with the same upstreams.
-#[derive(Debug)]
-pub(super) struct PaperControl {
-    pub(super) address: SocketAddr,
-    said: tokio::sync::Mutex<mpsc::UnboundedReceiver<pb::node_message::Kind>>,
-}
-
-#[derive(Debug)]
-struct Assigner {
-    upstreams: Vec<pb::Peer>,
-    said: mpsc::UnboundedSender<pb::node_message::Kind>,
-}
-
-#[tonic::async_trait]
-impl pb::control_server::Control for Assigner {
-    type AttachStream = ReceiverStream<Result<pb::ControlMessage, tonic::Status>>;
-
-    async fn attach(
-        &self,
-        request: tonic::Request<tonic::Streaming<pb::NodeMessage>>,
-    ) -> Result<tonic::Response<Self::AttachStream>, tonic::Status> {
-        use pb::control_message::Kind as Reply;
-        use pb::node_message::Kind;
-        let mut inbox = request.into_inner();
-        let (outbox, replies) = mpsc::channel(16);
-        let upstreams = self.upstreams.clone();
-        let said = self.said.clone();
-        tokio::spawn(async move {
-            while let Ok(Some(message)) = inbox.message().await {
-                let kind = message.kind.unwrap();
-                let reply = match &kind {
-                    Kind::Hello(_) => Some(Reply::Welcome(pb::Welcome {
-                        heartbeat_ms: 1000,
-                        report_ms: 1000,
-                        voucher_key: b"shared".to_vec(),
-                    })),
-                    Kind::Join(join) => Some(Reply::Assignment(pb::Assignment {
-                        image: join.image.clone(),
-                        epoch: 1,
-                        upstreams: upstreams.clone(),
-                    })),
-                    _ => None,
-                };
-                let _ = said.send(kind);
-                if let Some(kind) = reply {
-                    let _ = outbox.send(Ok(pb::ControlMessage { kind: Some(kind) })).await;
-                }
-            }
-        });
-        Ok(tonic::Response::new(ReceiverStream::new(replies)))
-    }
-}
-
-impl PaperControl {
-    pub(super) fn start(upstreams: &[(&str, &str)]) -> Self {
-        let peer = |&(node, address): &(&str, &str)| pb::Peer {
-            node: node.into(),
-            address: address.into(),
-        };
-        let (sender, said) = mpsc::unbounded_channel();
-        let assigner = Assigner { upstreams: upstreams.iter().map(peer).collect(), said: sender };
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let address = listener.local_addr().unwrap();
-        std::thread::spawn(move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async move {
-                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-                let service = pb::control_server::ControlServer::new(assigner);
-                let server = tonic::transport::Server::builder().add_service(service);
-                server.serve_with_incoming(incoming).await.unwrap();
-            });
-        });
-        Self { address, said: tokio::sync::Mutex::new(said) }
-    }
-
-    /// What the node says next, heartbeats left out.
-    pub(super) async fn hears(&self) -> pb::node_message::Kind {
-        loop {
-            let kind =
-                tokio::time::timeout(PATIENCE, async { self.said.lock().await.recv().await });
-            let kind = kind.await.expect("the node says nothing").unwrap();
-            if !matches!(kind, pb::node_message::Kind::Heartbeat(_)) {
-                return kind;
-            }
-        }
-    }
 }

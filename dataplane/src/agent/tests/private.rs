@@ -1,10 +1,12 @@
 //! Images that not everybody may have: the registry says who, and its words go through unchanged.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use xylem_protocol::Digest;
 
-use super::paper::{Bench, Page, PaperControl, PaperServer, Setup, digest, status};
+use super::central::PaperControl;
+use super::paper::{Bench, Page, PaperServer, Setup, digest, status};
 use super::requests::image;
 use crate::link::{Source, ToHot};
 
@@ -176,6 +178,43 @@ fn nodes_vouch_for_their_callers() {
         let forged = format!("Xylem-Node: n2\r\n{grant}\r\n");
         assert_eq!(bench.admit(&blob, &forged).await.unwrap_err().status, 401);
         assert_eq!(bench.admit(&blob, "Xylem-Node: me\r\n").await.unwrap_err().status, 401);
+    });
+}
+
+#[test]
+fn a_tag_outlives_its_registry_for_whom_it_knew() {
+    let registry = Private::start();
+    let setup = Setup {
+        checks: true,
+        offline: Duration::from_secs(60),
+        ..Setup::registry(&registry.server)
+    };
+    setup.run(async |bench| {
+        let line = "GET /v2/secret/app/manifests/v1";
+        let fresh = bench.ask_with(line, GOOD, "").await;
+        assert_eq!((fresh.status, fresh.extra.as_str()), (200, ""));
+        registry.server.break_down();
+        let stale = bench.ask_with(line, GOOD, "").await;
+        assert_eq!((stale.status, &stale.body), (200, &fresh.body));
+        assert!(stale.extra.starts_with("Warning: 110 xylem "), "{}", stale.extra);
+        assert!(bench.ask("GET /xylem/v1/status", "").await.body.contains("secret/app:v1"));
+        let blob = format!("GET /v2/secret/app/blobs/{}", digest(b"layer"));
+        assert!(bench.admit(&blob, GOOD).await.is_ok(), "its yes of before still counts");
+        assert_eq!(bench.ask_with(line, BAD, "").await.status, 502, "nobody else gets it");
+        assert_eq!(bench.admit(&blob, "").await.unwrap_err().status, 502);
+        let other = bench.ask_with("GET /v2/secret/app/manifests/v2", GOOD, "").await;
+        assert_eq!(other.status, 502);
+    });
+}
+
+#[test]
+fn without_a_time_a_tag_is_not_given_out_unconfirmed() {
+    let registry = Private::start();
+    registry.run(async |bench| {
+        let line = "GET /v2/secret/app/manifests/v1";
+        assert_eq!(bench.ask_with(line, GOOD, "").await.status, 200);
+        registry.server.break_down();
+        assert_eq!(bench.ask_with(line, GOOD, "").await.status, 502);
     });
 }
 

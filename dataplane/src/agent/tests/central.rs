@@ -1,0 +1,100 @@
+//! A control process made of paper: it assigns what the test says, and tells what it hears.
+
+use std::net::{SocketAddr, TcpListener};
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use xylem_protocol::pb;
+
+use super::paper::PATIENCE;
+
+/// A control process that answers every Join with the same upstreams.
+#[derive(Debug)]
+pub(super) struct PaperControl {
+    pub(super) address: SocketAddr,
+    said: tokio::sync::Mutex<mpsc::UnboundedReceiver<pb::node_message::Kind>>,
+}
+
+#[derive(Debug)]
+struct Assigner {
+    upstreams: Vec<pb::Peer>,
+    said: mpsc::UnboundedSender<pb::node_message::Kind>,
+}
+
+#[tonic::async_trait]
+impl pb::control_server::Control for Assigner {
+    type AttachStream = ReceiverStream<Result<pb::ControlMessage, tonic::Status>>;
+
+    async fn attach(
+        &self,
+        request: tonic::Request<tonic::Streaming<pb::NodeMessage>>,
+    ) -> Result<tonic::Response<Self::AttachStream>, tonic::Status> {
+        use pb::control_message::Kind as Reply;
+        use pb::node_message::Kind;
+        let mut inbox = request.into_inner();
+        let (outbox, replies) = mpsc::channel(16);
+        let upstreams = self.upstreams.clone();
+        let said = self.said.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(message)) = inbox.message().await {
+                let kind = message.kind.unwrap();
+                let reply = match &kind {
+                    Kind::Hello(_) => Some(Reply::Welcome(pb::Welcome {
+                        heartbeat_ms: 1000,
+                        report_ms: 1000,
+                        voucher_key: b"shared".to_vec(),
+                    })),
+                    Kind::Join(join) => Some(Reply::Assignment(pb::Assignment {
+                        image: join.image.clone(),
+                        epoch: 1,
+                        upstreams: upstreams.clone(),
+                    })),
+                    _ => None,
+                };
+                let _ = said.send(kind);
+                if let Some(kind) = reply {
+                    let _ = outbox.send(Ok(pb::ControlMessage { kind: Some(kind) })).await;
+                }
+            }
+        });
+        Ok(tonic::Response::new(ReceiverStream::new(replies)))
+    }
+}
+
+impl PaperControl {
+    pub(super) fn start(upstreams: &[(&str, &str)]) -> Self {
+        let peer = |&(node, address): &(&str, &str)| pb::Peer {
+            node: node.into(),
+            address: address.into(),
+        };
+        let (sender, said) = mpsc::unbounded_channel();
+        let assigner = Assigner { upstreams: upstreams.iter().map(peer).collect(), said: sender };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+                let service = pb::control_server::ControlServer::new(assigner);
+                let server = tonic::transport::Server::builder().add_service(service);
+                server.serve_with_incoming(incoming).await.unwrap();
+            });
+        });
+        Self { address, said: tokio::sync::Mutex::new(said) }
+    }
+
+    /// What the node says next, heartbeats left out.
+    pub(super) async fn hears(&self) -> pb::node_message::Kind {
+        loop {
+            let kind =
+                tokio::time::timeout(PATIENCE, async { self.said.lock().await.recv().await });
+            let kind = kind.await.expect("the node says nothing").unwrap();
+            if !matches!(kind, pb::node_message::Kind::Heartbeat(_)) {
+                return kind;
+            }
+        }
+    }
+}
