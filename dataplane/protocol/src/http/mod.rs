@@ -59,7 +59,7 @@ impl HeadError {
         match self {
             Self::TooLong | Self::TooMany => 431,
             Self::Coding => 411,
-            Self::Range(RangeError::Multiple | RangeError::Unsatisfiable) => 416,
+            Self::Range(_) => 416,
             _ => 400,
         }
     }

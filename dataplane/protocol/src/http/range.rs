@@ -1,4 +1,4 @@
-//! `Range` and `Content-Range`: one range of bytes (RFC 9110 §14). Several at once are refused.
+//! `Range` and `Content-Range`: one range of bytes (RFC 9110 §14). Several at once are not served.
 
 /// A range as it was asked for, before the size is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,33 +17,32 @@ pub enum RangeError {
     /// Not `bytes=a-b`.
     #[error("range is not of the form bytes=FIRST-LAST")]
     Syntax,
-    /// A list of ranges.
-    #[error("only a single range is served")]
-    Multiple,
     /// Beyond the end.
     #[error("range lies beyond the end of the blob")]
     Unsatisfiable,
 }
 
 impl ByteRange {
-    /// Parses the value of a `Range` header.
+    /// Parses the value of a `Range` header. `None` for what a server may answer with the whole, and
+    /// this one does: a unit that it does not know (§14.2 demands it) and a list of ranges.
     ///
     /// # Errors
-    /// [`RangeError::Syntax`], [`RangeError::Multiple`].
-    pub fn parse(value: &str) -> Result<Self, RangeError> {
-        let spec = value.trim().strip_prefix("bytes=").ok_or(RangeError::Syntax)?.trim();
-        if spec.contains(',') {
-            return Err(RangeError::Multiple);
+    /// [`RangeError::Syntax`].
+    pub fn parse(value: &str) -> Result<Option<Self>, RangeError> {
+        let (unit, spec) = value.split_once('=').ok_or(RangeError::Syntax)?;
+        if !unit.trim().eq_ignore_ascii_case("bytes") || spec.contains(',') {
+            return Ok(None);
         }
-        let (first, last) = spec.split_once('-').ok_or(RangeError::Syntax)?;
-        match (first.is_empty(), last.is_empty()) {
-            (true, true) => Err(RangeError::Syntax),
-            (true, false) => Ok(Self::Last(number(last)?)),
-            (false, true) => Ok(Self::From(number(first)?)),
-            (false, false) => {
-                let (first, last) = (number(first)?, number(last)?);
-                if first > last { Err(RangeError::Syntax) } else { Ok(Self::Span(first, last)) }
-            }
+        let (first, last) = spec.trim().split_once('-').ok_or(RangeError::Syntax)?;
+        let range = match (first.is_empty(), last.is_empty()) {
+            (true, true) => return Err(RangeError::Syntax),
+            (true, false) => Self::Last(position(last)?),
+            (false, true) => Self::From(position(first)?),
+            (false, false) => Self::Span(position(first)?, position(last)?),
+        };
+        match range {
+            Self::Span(first, last) if first > last => Err(RangeError::Syntax),
+            range => Ok(Some(range)),
         }
     }
 
@@ -69,6 +68,14 @@ pub(super) fn number(digits: &str) -> Result<u64, RangeError> {
     digits.parse().map_err(|_| RangeError::Syntax)
 }
 
+/// A number in a `Range`: however large, it is one, and beyond every blob (§14.1.1).
+fn position(digits: &str) -> Result<u64, RangeError> {
+    match number(digits) {
+        Err(_) if digits.bytes().all(|b| b.is_ascii_digit()) => Ok(u64::MAX),
+        position => position,
+    }
+}
+
 /// `bytes a-b/size`, as (first, last, size).
 pub(super) fn content_range(value: &str) -> Option<(u64, u64, u64)> {
     let (span, size) = value.trim().strip_prefix("bytes ")?.split_once('/')?;
@@ -83,15 +90,26 @@ mod tests {
 
     #[test]
     fn forms() {
-        assert_eq!(ByteRange::parse("bytes=0-0"), Ok(ByteRange::Span(0, 0)));
-        assert_eq!(ByteRange::parse("bytes=5-"), Ok(ByteRange::From(5)));
-        assert_eq!(ByteRange::parse("bytes=-7"), Ok(ByteRange::Last(7)));
-        assert_eq!(ByteRange::parse("bytes=0-1,3-4"), Err(RangeError::Multiple));
-        for bad in ["", "bytes", "bytes=", "bytes=-", "bytes=2-1", "bytes=+1-", "items=0-1"] {
+        assert_eq!(ByteRange::parse("bytes=0-0"), Ok(Some(ByteRange::Span(0, 0))));
+        assert_eq!(ByteRange::parse("Bytes= 5-"), Ok(Some(ByteRange::From(5))));
+        assert_eq!(ByteRange::parse("bytes=-7"), Ok(Some(ByteRange::Last(7))));
+        for whole in ["bytes=0-1,3-4", "bytes=0-1,", "items=0-1", "items=x"] {
+            assert_eq!(ByteRange::parse(whole), Ok(None), "{whole}");
+        }
+        for bad in ["", "bytes", "bytes=", "bytes=-", "bytes=2-1", "bytes=+1-", "bytes=1 - 2"] {
             assert_eq!(ByteRange::parse(bad), Err(RangeError::Syntax), "{bad}");
         }
-        let huge = "bytes=99999999999999999999-";
-        assert_eq!(ByteRange::parse(huge), Err(RangeError::Syntax));
+    }
+
+    #[test]
+    fn numbers_beyond_every_blob_are_numbers() {
+        let huge = "99999999999999999999";
+        let to_huge = ByteRange::parse(&format!("bytes=3-{huge}")).unwrap().unwrap();
+        assert_eq!(to_huge.resolve(10), Ok((3, 10)));
+        let from_huge = ByteRange::parse(&format!("bytes={huge}-")).unwrap().unwrap();
+        assert_eq!(from_huge.resolve(10), Err(RangeError::Unsatisfiable));
+        let last_huge = ByteRange::parse(&format!("bytes=-{huge}")).unwrap().unwrap();
+        assert_eq!(last_huge.resolve(10), Ok((0, 10)));
     }
 
     #[test]

@@ -79,7 +79,8 @@ pub struct Request {
     pub query: String,
     /// `ns=` of the query: the registry that the client means, as containerd says it.
     pub namespace: Option<String>,
-    /// The one range asked for.
+    /// The one range asked for. Only a GET of a blob has any: elsewhere the header says nothing
+    /// (RFC 9110 §14.2).
     pub range: Option<ByteRange>,
     /// All `Accept` lines joined by `, ` (podman sends six lines).
     pub accept: String,
@@ -136,18 +137,25 @@ impl Request {
         for header in head.headers.iter() {
             request.take(header)?;
         }
+        request.range = request.one_range(head.headers)?;
         Ok(Some((request, length)))
+    }
+
+    /// The range of a request that can have one. Two lines are a list in disguise.
+    fn one_range(&self, headers: &[httparse::Header<'_>]) -> Result<Option<ByteRange>, HeadError> {
+        if self.method != Method::Get || !matches!(self.route, Route::Blob { .. }) {
+            return Ok(None);
+        }
+        let mut lines = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("range"));
+        match (lines.next(), lines.next()) {
+            (Some(line), None) => Ok(ByteRange::parse(text(line, "range")?)?),
+            _ => Ok(None),
+        }
     }
 
     fn take(&mut self, header: &httparse::Header<'_>) -> Result<(), HeadError> {
         let is = |name: &str| header.name.eq_ignore_ascii_case(name);
-        if is("range") {
-            // A second line would be a list in disguise.
-            if self.range.is_some() {
-                return Err(super::RangeError::Multiple.into());
-            }
-            self.range = Some(ByteRange::parse(text(header, "range")?)?);
-        } else if is("accept") {
+        if is("accept") {
             if !self.accept.is_empty() {
                 self.accept.push_str(", ");
             }
@@ -271,9 +279,6 @@ mod tests {
             ("GET /v2/a/blobs/sha256:0 HTTP/1.1", 400),
             ("GET /v2/A/blobs/x HTTP/1.1", 400),
             ("GET /v2/a/../b/manifests/x HTTP/1.1", 400),
-            ("GET /v2/ HTTP/1.1\r\nRange: bytes=0-1,2-3", 416),
-            ("GET /v2/ HTTP/1.1\r\nRange: bytes=0-1\r\nRange: bytes=2-3", 416),
-            ("GET /v2/ HTTP/1.1\r\nRange: bytes=x", 400),
             ("GET /v2/ HTTP/1.1\r\nTransfer-Encoding: chunked", 411),
             ("GET /v2/ HTTP/1.1\r\nContent-Length: -1", 400),
             ("\u{1}\u{2} nonsense", 400),
@@ -283,8 +288,27 @@ mod tests {
             let error = parse(&format!("{line}\r\n\r\n")).unwrap_err();
             assert_eq!(error.status(), status, "{line}: {error}");
         }
-        let error: HeadError = RangeError::Syntax.into();
-        assert_eq!(error.code(), "RANGE_INVALID");
+        let error = parse(&format!("GET /v2/a/blobs/{ZERO} HTTP/1.1\r\nRange: bytes=x\r\n\r\n"));
+        let error = error.unwrap_err();
+        assert_eq!(error, RangeError::Syntax.into());
+        assert_eq!((error.status(), error.code()), (416, "RANGE_INVALID"));
+    }
+
+    #[test]
+    fn ranges_are_of_blobs_and_of_get() {
+        let asked = |line: &str, ranges: &str| {
+            let (request, _) = parse(&format!("{line} HTTP/1.1\r\n{ranges}\r\n")).unwrap().unwrap();
+            request.range
+        };
+        let blob = format!("GET /v2/a/blobs/{ZERO}");
+        let one = "Range: bytes=0-1\r\n";
+        assert_eq!(asked(&blob, one), Some(ByteRange::Span(0, 1)));
+        assert_eq!(asked(&blob, &one.repeat(2)), None, "two lines are a list");
+        assert_eq!(asked(&blob, "Range: bytes=0-1,4-5\r\n"), None, "a list gets the whole");
+        for line in [&format!("HEAD /v2/a/blobs/{ZERO}"), "GET /v2/", "GET /v2/a/manifests/x"] {
+            assert_eq!(asked(line, one), None, "{line}");
+            assert_eq!(asked(line, "Range: bytes=x\r\n"), None, "{line}");
+        }
     }
 
     #[test]
