@@ -10,6 +10,7 @@ pub use request::{Method, Request, Route};
 pub use response::{Answer, ResponseHead, error_body, reason};
 
 use crate::limits::{HEAD_MAX, HEADERS_MAX};
+use crate::names::NameError;
 
 /// The node that asks: its name.
 pub const HEADER_NODE: &str = "Xylem-Node";
@@ -48,6 +49,12 @@ pub enum HeadError {
     /// A number that is none, or header lines that contradict each other.
     #[error("header {0} is not valid")]
     Header(&'static str),
+    /// A request that would change a registry.
+    #[error("images are pulled from here, and pushed to the registry")]
+    Push,
+    /// A path with an escape that is none, or that would be a path of its own: `%2F`.
+    #[error("path has an escape that is not served")]
+    Escape,
     /// A transfer coding; bodies come with their length here.
     #[error("transfer codings are not supported, send a content-length")]
     Coding,
@@ -59,6 +66,9 @@ impl HeadError {
         match self {
             Self::TooLong | Self::TooMany => 431,
             Self::Coding => 411,
+            Self::Push => 405,
+            // What can have no such name is not there.
+            Self::Name(NameError::Tag) => 404,
             Self::Range(_) => 416,
             _ => 400,
         }
@@ -67,8 +77,9 @@ impl HeadError {
     /// Error code of the distribution specification.
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::Digest(_) => "DIGEST_INVALID",
-            Self::Name(_) => "NAME_INVALID",
+            Self::Digest(_) | Self::Name(NameError::Digest(_)) => "DIGEST_INVALID",
+            Self::Name(NameError::Tag) => "MANIFEST_UNKNOWN",
+            Self::Name(_) | Self::Escape => "NAME_INVALID",
             Self::Range(_) => "RANGE_INVALID",
             _ => "UNSUPPORTED",
         }

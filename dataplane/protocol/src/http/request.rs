@@ -1,10 +1,12 @@
 //! The head of a request to a node: what is asked, and the few header lines that a node looks at.
 
+use std::borrow::Cow;
+
 use super::range::number;
 use super::{ByteRange, HEADERS_MAX};
 use super::{HEADER_GRANT, HEADER_IMAGE, HEADER_NODE, HEADER_PATH, HeadError, incomplete, text};
 use crate::Digest;
-use crate::limits::PATH_NODES_MAX;
+use crate::limits::{HEAD_MAX, PATH_NODES_MAX};
 use crate::names::{Target, check_host, check_node, check_repository};
 
 /// Method of a request.
@@ -112,16 +114,20 @@ impl Request {
         let httparse::Status::Complete(length) = head.parse(bytes)? else {
             return incomplete(bytes);
         };
+        if length > HEAD_MAX as usize {
+            return Err(HeadError::TooLong);
+        }
         let target = head.path.unwrap_or_default();
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let method = match head.method.unwrap_or_default() {
+            "GET" => Method::Get,
+            "HEAD" => Method::Head,
+            "POST" => Method::Post,
+            _ => Method::Other,
+        };
         let mut request = Self {
-            method: match head.method.unwrap_or_default() {
-                "GET" => Method::Get,
-                "HEAD" => Method::Head,
-                "POST" => Method::Post,
-                _ => Method::Other,
-            },
-            route: route(path)?,
+            method,
+            route: route(method, path)?,
             query: query.to_owned(),
             namespace: namespace(query)?,
             range: None,
@@ -134,8 +140,9 @@ impl Request {
             path: Vec::new(),
             grant: None,
         };
+        let mut length_said = None;
         for header in head.headers.iter() {
-            request.take(header)?;
+            request.take(header, &mut length_said)?;
         }
         request.range = request.one_range(head.headers)?;
         Ok(Some((request, length)))
@@ -153,7 +160,11 @@ impl Request {
         }
     }
 
-    fn take(&mut self, header: &httparse::Header<'_>) -> Result<(), HeadError> {
+    fn take(
+        &mut self,
+        header: &httparse::Header<'_>,
+        length_said: &mut Option<u64>,
+    ) -> Result<(), HeadError> {
         let is = |name: &str| header.name.eq_ignore_ascii_case(name);
         if is("accept") {
             if !self.accept.is_empty() {
@@ -164,16 +175,18 @@ impl Request {
             self.authorization = Some(text(header, "authorization")?.to_owned());
         } else if is("content-length") {
             let length = number(text(header, "content-length")?);
-            self.content_length = length.map_err(|_| HeadError::Header("content-length"))?;
+            let length = length.map_err(|_| HeadError::Header("content-length"))?;
+            // A second line could hide a second request from whoever stands between.
+            if std::mem::replace(length_said, Some(length)).is_some_and(|said| said != length) {
+                return Err(HeadError::Header("content-length"));
+            }
+            self.content_length = length;
         } else if is("transfer-encoding") {
             return Err(HeadError::Coding);
         } else if is("connection") {
-            let value = text(header, "connection")?;
-            if value.eq_ignore_ascii_case("close") {
-                self.keep_alive = false;
-            } else if value.eq_ignore_ascii_case("keep-alive") {
-                self.keep_alive = true;
-            }
+            // HTTP/1.0 closes in any case: its keep-alive was never one of the standard's.
+            let mut options = text(header, "connection")?.split(',').map(str::trim);
+            self.keep_alive &= !options.any(|option| option.eq_ignore_ascii_case("close"));
         } else if is(HEADER_NODE) {
             let name = text(header, HEADER_NODE)?;
             check_node(name)?;
@@ -202,13 +215,21 @@ fn namespace(query: &str) -> Result<Option<String>, HeadError> {
     Ok(Some(host.into_owned()))
 }
 
-fn route(path: &str) -> Result<Route, HeadError> {
+fn route(method: Method, path: &str) -> Result<Route, HeadError> {
     let Some(rest) = path.strip_prefix("/v2") else { return Ok(Route::Other(path.to_owned())) };
-    if rest.is_empty() || rest == "/" {
+    if !(rest.is_empty() || rest.starts_with('/')) {
+        return Ok(Route::Other(path.to_owned()));
+    }
+    if matches!(method, Method::Post | Method::Other) {
+        return Err(HeadError::Push);
+    }
+    let rest = &*decoded(rest.strip_prefix('/').unwrap_or_default())?;
+    if rest.is_empty() {
         return Ok(Route::Ping);
     }
-    let Some(rest) = rest.strip_prefix('/') else { return Ok(Route::Other(path.to_owned())) };
-    if let Some((repository, digest)) = rest.rsplit_once("/blobs/") {
+    // What has a further slash is an upload.
+    let blob = rest.rsplit_once("/blobs/").filter(|(_, digest)| !digest.contains('/'));
+    if let Some((repository, digest)) = blob {
         check_repository(repository)?;
         return Ok(Route::Blob { repository: repository.to_owned(), digest: digest.parse()? });
     }
@@ -225,6 +246,24 @@ fn route(path: &str) -> Result<Route, HeadError> {
         return Ok(Route::Tags { repository: repository.to_owned() });
     }
     Ok(Route::Other(path.to_owned()))
+}
+
+/// A path without its escapes: some clients write the colon of a digest as `%3A`. Never more than
+/// one path component comes out of one (RFC 3986 §2.2), and never bytes that are no text.
+fn decoded(path: &str) -> Result<Cow<'_, str>, HeadError> {
+    if !path.contains('%') {
+        return Ok(Cow::Borrowed(path));
+    }
+    let mut parts = path.split('%');
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let digits = part.get(..2).filter(|two| two.bytes().all(|b| b.is_ascii_hexdigit()));
+        let byte = digits.and_then(|two| u8::from_str_radix(two, 16).ok());
+        let byte = byte.filter(|b| b.is_ascii_graphic() && *b != b'/').ok_or(HeadError::Escape)?;
+        out.push(char::from(byte));
+        out.push_str(&part[2..]);
+    }
+    Ok(Cow::Owned(out))
 }
 
 #[cfg(test)]
@@ -271,6 +310,8 @@ mod tests {
         assert_eq!(parse(&endless), Err(HeadError::TooLong));
         let many = format!("GET /v2/ HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(65));
         assert_eq!(parse(&many), Err(HeadError::TooMany));
+        let whole = format!("GET /v2/ HTTP/1.1\r\nA: {}\r\n\r\n", "x".repeat(16 * 1024));
+        assert_eq!(parse(&whole), Err(HeadError::TooLong), "also when it came at once");
     }
 
     #[test]
@@ -279,7 +320,10 @@ mod tests {
             ("GET /v2/a/blobs/sha256:0 HTTP/1.1", 400),
             ("GET /v2/A/blobs/x HTTP/1.1", 400),
             ("GET /v2/a/../b/manifests/x HTTP/1.1", 400),
+            ("GET /v2/a/manifests/-x HTTP/1.1", 404),
+            ("GET /v2/a/manifests/sha256:0 HTTP/1.1", 400),
             ("GET /v2/ HTTP/1.1\r\nTransfer-Encoding: chunked", 411),
+            ("GET /v2/ HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2", 400),
             ("GET /v2/ HTTP/1.1\r\nContent-Length: -1", 400),
             ("\u{1}\u{2} nonsense", 400),
             ("GET /v2/?ns=a/b HTTP/1.1", 400),
@@ -320,8 +364,59 @@ mod tests {
     }
 
     #[test]
+    fn pushes_are_refused_whatever_follows() {
+        for method in ["POST", "PUT", "PATCH", "DELETE", "BREW"] {
+            for path in ["/v2/", "/v2/a/blobs/uploads/", "/v2/A/manifests/x", "/v2/%zz"] {
+                let head =
+                    format!("{method} {path} HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n");
+                let error = parse(&head).unwrap_err();
+                assert_eq!((error.status(), error.code()), (405, "UNSUPPORTED"), "{head}");
+            }
+        }
+        let (own, _) = parse("POST /xylem/v1/pulls HTTP/1.1\r\n\r\n").unwrap().unwrap();
+        assert_eq!(own.method, Method::Post);
+    }
+
+    #[test]
+    fn escapes_are_read_but_make_no_components() {
+        let path = format!("GET /v2/a/b%2Dc/blobs/{} HTTP/1.1\r\n\r\n", ZERO.replace(':', "%3a"));
+        let (request, _) = parse(&path).unwrap().unwrap();
+        let digest = ZERO.parse().unwrap();
+        assert_eq!(request.route, Route::Blob { repository: "a/b-c".into(), digest });
+        for bad in ["a%2Fb", "a%2fb", "%2e%2e", "a%00", "a%0d", "a%20b", "a%", "a%4", "a%zz", "a%é"]
+        {
+            let error = parse(&format!("GET /v2/{bad}/tags/list HTTP/1.1\r\n\r\n")).unwrap_err();
+            assert_eq!((error.status(), error.code()), (400, "NAME_INVALID"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn codes_name_what_is_wrong() {
+        for (path, code) in [
+            ("/v2/a/manifests/sha256:0", "DIGEST_INVALID"),
+            ("/v2/a/blobs/x", "DIGEST_INVALID"),
+            ("/v2/a/manifests/-x", "MANIFEST_UNKNOWN"),
+            ("/v2/A/manifests/x", "NAME_INVALID"),
+        ] {
+            let error = parse(&format!("GET {path} HTTP/1.1\r\n\r\n")).unwrap_err();
+            assert_eq!(error.code(), code, "{path}");
+        }
+    }
+
+    #[test]
+    fn who_closes() {
+        let keeps = |version: &str, option: &str| {
+            let head = format!("GET /v2/ HTTP/{version}\r\nConnection: {option}\r\n\r\n");
+            parse(&head).unwrap().unwrap().0.keep_alive
+        };
+        assert!(keeps("1.1", "keep-alive") && keeps("1.1", "TE"));
+        assert!(!keeps("1.1", "Close") && !keeps("1.1", "TE, close"));
+        assert!(!keeps("1.0", "keep-alive"));
+    }
+
+    #[test]
     fn other_paths() {
-        for path in ["/", "/metrics", "/v1/x", "/v2x", "/v2/a/uploads/"] {
+        for path in ["/", "/metrics", "/v1/x", "/v2x", "/v2/a/blobs/uploads/x"] {
             let (request, _) = parse(&format!("GET {path} HTTP/1.1\r\n\r\n")).unwrap().unwrap();
             assert_eq!(request.route, Route::Other(path.into()));
         }
