@@ -155,6 +155,12 @@ pub const HEAD_WAIT_MS: u64 = 15_000;
 /// How long an idle keep-alive connection is kept, ms.
 pub const IDLE_MS: u64 = 120_000;
 
+/// How long a client that was refused may go on sending before its connection is reset, ms.
+pub const DRAIN_MS: u64 = 5_000;
+
+/// How much of what it sends is dropped until then, bytes.
+pub const DRAIN_BYTES_MAX: u64 = 64 << 20;
+
 /// Period of the ring thread's tick, ms: watchdogs and hop samples hang on it.
 pub const TICK_MS: u64 = 25;
 

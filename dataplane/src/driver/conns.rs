@@ -1,14 +1,16 @@
 //! Downstream: connections of children, runtimes and anybody with `curl`. A connection reads one
 //! request at a time; blobs are answered here, everything else is asked of the cold half.
 
+mod closing;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use xylem_protocol::Digest;
 use xylem_protocol::http::ALIVE_PATH;
 use xylem_protocol::http::{Answer, ByteRange, HeadError, Method, Request, Route, error_body};
-use xylem_protocol::limits::{BODY_MAX, HEAD_MAX, HEAD_WAIT_MS, IDLE_MS, READERS_PER_BLOB_MAX};
+use xylem_protocol::limits::{BODY_MAX, HEAD_MAX, READERS_PER_BLOB_MAX};
 
 use super::fetch::{Flow, Phase};
 use super::meter::Traffic;
@@ -17,7 +19,7 @@ use crate::access;
 use crate::link::{Ticket, ToCold};
 use crate::oneline::chain;
 use crate::relay::{Event, FlowId, ReaderId};
-use crate::ring::token::Kind;
+use crate::ring::token::{Kind, Token};
 use crate::ring::{Completion, Ring, Slot, socket};
 
 const BLOB_TYPE: &str = "application/octet-stream";
@@ -40,6 +42,8 @@ pub(super) enum State {
     Streaming,
     /// A whole answer is being sent.
     Answering,
+    /// Refused and answered: what the client still sends is dropped, so that it reads the answer.
+    Draining { left: u64 },
     /// Nothing more; it is closed when nothing is in flight.
     Closing,
 }
@@ -52,6 +56,10 @@ pub(super) struct Conn {
     /// Bytes received and not yet understood.
     head: Vec<u8>,
     keep_alive: bool,
+    /// The request is a HEAD: its answer has no body.
+    is_head: bool,
+    /// The client may be sending what nobody will read.
+    drain: bool,
     /// Operations in flight.
     operations: u16,
     /// Since when it stands where it stands.
@@ -72,13 +80,25 @@ impl Conn {
 
 impl Driver {
     pub(super) fn accepted(&mut self, completion: &Completion) {
-        match Ring::accepted(completion) {
+        let accepted = Ring::accepted(completion);
+        let failed = accepted.is_err();
+        match accepted {
             Ok(fd) => self.welcome(fd),
             Err(error) => tracing::warn!(%error, "cannot accept a connection"),
         }
-        if !completion.more {
-            let token = crate::ring::token::Token::single(Kind::Accept);
-            self.ring.accept(self.listener.as_fd(), token);
+        self.accepting = completion.more;
+        // What is short now (descriptors, memory) is short at once again: a connection that ends
+        // makes room, or the next sweep tries.
+        if !failed {
+            self.accept_again();
+        }
+    }
+
+    /// Goes on accepting, if it does not.
+    fn accept_again(&mut self) {
+        if !self.accepting {
+            self.accepting = true;
+            self.ring.accept(self.listener.as_fd(), Token::single(Kind::Accept));
         }
     }
 
@@ -91,6 +111,8 @@ impl Driver {
             state: State::Reading,
             head: Vec::new(),
             keep_alive: true,
+            is_head: false,
+            drain: false,
             operations: 0,
             since: self.now,
             sending: None,
@@ -103,7 +125,7 @@ impl Driver {
     }
 
     /// Counts an operation of a connection, and gives its token.
-    pub(super) fn conn_op(&mut self, kind: Kind, index: u16) -> crate::ring::token::Token {
+    pub(super) fn conn_op(&mut self, kind: Kind, index: u16) -> Token {
         if let Some(conn) = self.conns.get_mut(index) {
             conn.operations += 1;
         }
@@ -123,6 +145,10 @@ impl Driver {
         match kind {
             Kind::RequestHead => {
                 let mut head = std::mem::take(&mut conn.head);
+                if head.is_empty() && matches!(conn.state, State::Reading) {
+                    // A head begins: the patience with it counts from here.
+                    conn.since = self.now;
+                }
                 self.ring.take_head(completion, &mut head);
                 self.request_bytes(index, head, outcome);
             }
@@ -147,20 +173,19 @@ impl Driver {
         self.free_conn_if_idle(index);
     }
 
-    fn free_conn_if_idle(&mut self, index: u16) {
-        let Some(conn) = self.conns.get(index) else { return };
-        if matches!(conn.state, State::Closing) && conn.operations == 0 {
-            self.meter_closed_conn(index);
-            self.conns.remove(index);
-        }
-    }
-
     fn request_bytes(&mut self, index: u16, head: Vec<u8>, outcome: std::io::Result<u32>) {
         let Some(conn) = self.conns.get_mut(index) else { return };
         conn.head = head;
+        match (&conn.state, outcome) {
+            (State::Closing, _) => {}
+            (State::Draining { .. }, outcome) => self.drained(index, outcome),
+            (_, outcome) => self.head_bytes(index, outcome),
+        }
+    }
+
+    fn head_bytes(&mut self, index: u16, outcome: std::io::Result<u32>) {
         match outcome {
             Ok(0) => self.close_conn(index),
-            Ok(_) if matches!(conn.state, State::Closing) => {}
             Ok(_) => self.parse_request(index),
             // All head buffers were taken at once: they are back by now.
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.read_request(index),
@@ -176,9 +201,10 @@ impl Driver {
             Ok(None) => return self.read_request(index),
             Err(error) => return self.refuse_request(index, &error),
         };
+        conn.is_head = request.method == Method::Head;
         if request.content_length > u64::from(BODY_MAX) {
             let message = format!("request bodies are limited to {BODY_MAX} bytes");
-            conn.keep_alive = false;
+            (conn.keep_alive, conn.drain) = (false, true);
             return self.answer_error(index, 413, "SIZE_INVALID", &message);
         }
         let rest = usize::try_from(request.content_length).expect("at most BODY_MAX");
@@ -198,10 +224,13 @@ impl Driver {
 
     fn refuse_request(&mut self, index: u16, error: &HeadError) {
         if let Some(conn) = self.conns.get_mut(index) {
-            conn.keep_alive = false;
+            (conn.keep_alive, conn.drain) = (false, true);
+            conn.is_head = conn.head.starts_with(b"HEAD ");
             conn.head = Vec::new();
         }
-        self.answer_error(index, error.status(), error.code(), &chain(error));
+        let allowed = if *error == HeadError::Push { "Allow: GET, HEAD\r\n" } else { "" };
+        let body = error_body(error.code(), &chain(error));
+        self.answer(index, error.status(), JSON_TYPE, None, allowed, None, &body);
     }
 
     fn route(&mut self, index: u16, request: Box<Request>, body: Vec<u8>) {
@@ -375,6 +404,7 @@ impl Driver {
     fn send_answer(&mut self, index: u16, bytes: Vec<u8>) {
         let token = self.conn_op(Kind::Answer, index);
         let Some(conn) = self.conns.get_mut(index) else { return };
+        conn.since = self.now;
         self.ring.send_bytes(conn.fd.as_fd(), bytes, token);
     }
 
@@ -402,7 +432,9 @@ impl Driver {
             extra,
         }
         .write(&mut bytes);
-        bytes.extend_from_slice(body);
+        if !conn.is_head {
+            bytes.extend_from_slice(body);
+        }
         conn.state = State::Answering;
         self.send_answer(index, bytes);
     }
@@ -460,39 +492,13 @@ impl Driver {
         conn.own_slot = None;
         conn.state = State::Reading;
         if !conn.keep_alive {
-            return self.close_conn(index);
+            return if conn.drain { self.drain(index) } else { self.close_conn(index) };
         }
         if conn.head.is_empty() {
             conn.head = Vec::new();
             self.read_request(index);
         } else {
             self.parse_request(index);
-        }
-    }
-
-    /// Ends a connection; it is freed when nothing is in flight. Not to be called while the relay
-    /// feeds it.
-    pub(super) fn close_conn(&mut self, index: u16) {
-        let Some(conn) = self.conns.get_mut(index) else { return };
-        debug_assert!(!matches!(conn.state, State::Streaming), "the relay still feeds it");
-        conn.state = State::Closing;
-        socket::shutdown(conn.fd.as_fd());
-        self.free_conn_if_idle(index);
-    }
-
-    /// Ends connections that do not finish their head, or have been idle for long.
-    pub(super) fn sweep_conns(&mut self) {
-        for index in self.conns.indices() {
-            let Some(conn) = self.conns.get_mut(index) else { continue };
-            if !matches!(conn.state, State::Reading) {
-                continue;
-            }
-            let patience = if conn.head.is_empty() { IDLE_MS } else { HEAD_WAIT_MS };
-            if self.now - conn.since > Duration::from_millis(patience) {
-                // Completes the receive in flight with no bytes; the rest is as if the client had
-                // left.
-                socket::shutdown(conn.fd.as_fd());
-            }
         }
     }
 }

@@ -99,6 +99,8 @@ pub(crate) struct Driver {
     vouchers: Vouchers,
     /// Whether the cold half was asked for a blob in this turn.
     asked: bool,
+    /// Whether an accept is in flight: not while there is no room for a connection.
+    accepting: bool,
     /// The time at the last completion; good enough for everything here.
     now: Instant,
     last_sweep: Instant,
@@ -142,6 +144,7 @@ pub fn run(
         grants: Grants::default(),
         vouchers: Vouchers::default(),
         asked: false,
+        accepting: true,
         now,
         last_sweep: now,
         last_tick: now,
