@@ -10,7 +10,8 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
-use tracing::info;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 use xylem_dataplane::access::Grantor;
 use xylem_dataplane::agent::{self, AccessSettings, AgentError};
@@ -21,6 +22,7 @@ use xylem_dataplane::origin::Registries;
 use xylem_dataplane::probes::{self, cli::ProbesArgs};
 use xylem_dataplane::ring::EventFd;
 use xylem_dataplane::store::Store;
+use xylem_protocol::limits::{CONNECTIONS_MAX, FLOWS_MAX, OPEN_BLOBS_MAX};
 
 /// Exit code for misuse: flags or settings that cannot be.
 const MISUSE: u8 = 2;
@@ -135,7 +137,23 @@ fn settings(cli: Cli) -> Result<Config> {
     Ok(options.check()?)
 }
 
+/// A connection and an open blob are a descriptor each, and the usual soft limit of 1024 is there
+/// for programs that use select(2), which this one does not.
+fn raise_descriptor_limit() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        warn!(%error, "cannot raise the limit of open files");
+    }
+    let limit = maximum.unwrap_or(u64::MAX);
+    let needed = u64::from(CONNECTIONS_MAX) + u64::from(OPEN_BLOBS_MAX) + u64::from(FLOWS_MAX);
+    if limit < needed {
+        warn!(limit, needed, "few files may be open: LimitNOFILE or ulimit -Hn sets how many");
+    }
+    info!(before = current, now = limit, "open files");
+}
+
 fn serve(config: Config) -> Result<()> {
+    raise_descriptor_limit();
     let store = Store::open(&config.store)?;
     let registries = Registries::new(&config)?;
     let grantor = asks_registries(&config).then(Grantor::new).transpose()?;
