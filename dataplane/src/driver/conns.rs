@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use xylem_protocol::Digest;
-use xylem_protocol::http::ALIVE_PATH;
-use xylem_protocol::http::{Answer, ByteRange, HeadError, Method, Request, Route, error_body};
+use xylem_protocol::http::{
+    ALIVE_PATH, Answer, BLOB_TYPE, ByteRange, HeadError, Method, Request, Route, error_body,
+};
 use xylem_protocol::limits::{BODY_MAX, HEAD_MAX, READERS_PER_BLOB_MAX};
 
 use super::fetch::{Flow, Phase};
@@ -22,7 +23,6 @@ use crate::relay::{Event, FlowId, ReaderId};
 use crate::ring::token::{Kind, Token};
 use crate::ring::{Completion, Ring, Slot, socket};
 
-const BLOB_TYPE: &str = "application/octet-stream";
 const JSON_TYPE: &str = "application/json";
 
 /// Where a connection stands.

@@ -7,7 +7,7 @@ mod response;
 
 pub use range::{ByteRange, RangeError};
 pub use request::{Method, Request, Route};
-pub use response::{Answer, ResponseHead, error_body, reason};
+pub use response::{Answer, BLOB_TYPE, ResponseHead, error_body, reason};
 
 use crate::limits::{HEAD_MAX, HEADERS_MAX};
 use crate::names::NameError;

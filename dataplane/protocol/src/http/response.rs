@@ -7,6 +7,10 @@ use super::{HeadError, incomplete, text};
 use crate::Digest;
 use crate::limits::HEADERS_MAX;
 
+/// `Content-Type` of a blob: what it is, only its manifest says. Blobs have ranges, all else has
+/// none.
+pub const BLOB_TYPE: &str = "application/octet-stream";
+
 /// What a node looks at in its upstream's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResponseHead {
@@ -122,10 +126,10 @@ impl Answer<'_> {
             reason(*status)
         );
         if let Some(digest) = self.digest {
-            let _ = write!(
-                out,
-                "Docker-Content-Digest: {digest}\r\nEtag: \"{digest}\"\r\nAccept-Ranges: bytes\r\n"
-            );
+            let _ = write!(out, "Docker-Content-Digest: {digest}\r\nEtag: \"{digest}\"\r\n");
+        }
+        if self.content_type == BLOB_TYPE {
+            out.extend_from_slice(b"Accept-Ranges: bytes\r\n");
         }
         if let Some((first, size)) = self.part {
             let last = (first + length).saturating_sub(1);
@@ -209,6 +213,20 @@ mod tests {
         assert_eq!(head.blob_size_from(4), Some(10));
         assert_eq!(head.blob_size_from(0), None);
         assert!(!head.keep_alive);
+    }
+
+    #[test]
+    fn only_blobs_offer_ranges() {
+        let head = |content_type: &str| {
+            let mut out = Vec::new();
+            let digest = Digest::from_bytes([7; 32]);
+            let (digest, part, keep_alive, extra) = (Some(&digest), None, true, "");
+            Answer { status: 200, length: 6, content_type, digest, part, keep_alive, extra }
+                .write(&mut out);
+            String::from_utf8(out).unwrap()
+        };
+        assert!(head(BLOB_TYPE).contains("Accept-Ranges: bytes\r\n"));
+        assert!(!head("application/vnd.oci.image.manifest.v1+json").contains("Accept-Ranges"));
     }
 
     #[test]
