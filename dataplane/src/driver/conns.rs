@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use xylem_protocol::Digest;
 use xylem_protocol::http::{
-    ALIVE_PATH, Answer, BLOB_TYPE, ByteRange, HeadError, Method, Request, Route, error_body,
+    ALIVE_PATH, Answer, BLOB_TYPE, ByteRange, HeadError, Method, Request, Route, error_body, has_tag,
 };
 use xylem_protocol::limits::{BODY_MAX, HEAD_MAX, READERS_PER_BLOB_MAX};
 
@@ -58,6 +58,8 @@ pub(super) struct Conn {
     keep_alive: bool,
     /// The request is a HEAD: its answer has no body.
     is_head: bool,
+    /// Entity tags of what the client has already.
+    known: String,
     /// The client may be sending what nobody will read.
     drain: bool,
     /// Operations in flight.
@@ -112,6 +114,7 @@ impl Driver {
             head: Vec::new(),
             keep_alive: true,
             is_head: false,
+            known: String::new(),
             drain: false,
             operations: 0,
             since: self.now,
@@ -196,12 +199,13 @@ impl Driver {
     /// Looks for a request in what was received.
     pub(super) fn parse_request(&mut self, index: u16) {
         let Some(conn) = self.conns.get_mut(index) else { return };
-        let (request, length) = match Request::parse(&conn.head) {
+        let (mut request, length) = match Request::parse(&conn.head) {
             Ok(Some(found)) => found,
             Ok(None) => return self.read_request(index),
             Err(error) => return self.refuse_request(index, &error),
         };
         conn.is_head = request.method == Method::Head;
+        conn.known = std::mem::take(&mut request.known);
         if request.content_length > u64::from(BODY_MAX) {
             let message = format!("request bodies are limited to {BODY_MAX} bytes");
             (conn.keep_alive, conn.drain) = (false, true);
@@ -331,6 +335,9 @@ impl Driver {
     ) {
         let Some(flow) = self.flows.get(flow_index) else { return };
         let digest = flow.digest;
+        if self.conns.get(index).is_some_and(|conn| has_tag(&conn.known, &digest)) {
+            return self.answer(index, 200, BLOB_TYPE, Some(&digest), "", None, &[]);
+        }
         let range = request.range.map_or(Ok((0, size)), |range: ByteRange| range.resolve(size));
         let (start, end) = match range {
             Ok(range) => range,
@@ -421,9 +428,10 @@ impl Driver {
         body: &[u8],
     ) {
         let Some(conn) = self.conns.get_mut(index) else { return };
+        let unchanged = status == 200 && digest.is_some_and(|digest| has_tag(&conn.known, digest));
         let mut bytes = Vec::with_capacity(512 + body.len());
         Answer {
-            status,
+            status: if unchanged { 304 } else { status },
             length: head_length.unwrap_or(body.len() as u64),
             content_type,
             digest,
@@ -432,7 +440,7 @@ impl Driver {
             extra,
         }
         .write(&mut bytes);
-        if !conn.is_head {
+        if !(conn.is_head || unchanged) {
             bytes.extend_from_slice(body);
         }
         conn.state = State::Answering;

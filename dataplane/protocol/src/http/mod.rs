@@ -6,7 +6,7 @@ mod request;
 mod response;
 
 pub use range::{ByteRange, RangeError};
-pub use request::{Method, Request, Route};
+pub use request::{Method, Request, Route, has_tag};
 pub use response::{Answer, BLOB_TYPE, ResponseHead, error_body, reason};
 
 use crate::limits::{HEAD_MAX, HEADERS_MAX};

@@ -86,6 +86,8 @@ pub struct Request {
     pub range: Option<ByteRange>,
     /// All `Accept` lines joined by `, ` (podman sends six lines).
     pub accept: String,
+    /// All `If-None-Match` lines joined by `, `: what the client has already.
+    pub known: String,
     /// `Authorization`, passed on and never stored.
     pub authorization: Option<String>,
     /// Bytes of body that follow.
@@ -132,6 +134,7 @@ impl Request {
             namespace: namespace(query)?,
             range: None,
             accept: String::new(),
+            known: String::new(),
             authorization: None,
             content_length: 0,
             keep_alive: head.version == Some(1),
@@ -150,7 +153,16 @@ impl Request {
 
     /// The range of a request that can have one. Two lines are a list in disguise.
     fn one_range(&self, headers: &[httparse::Header<'_>]) -> Result<Option<ByteRange>, HeadError> {
-        if self.method != Method::Get || !matches!(self.route, Route::Blob { .. }) {
+        let digest = match (self.method, &self.route) {
+            (Method::Get, Route::Blob { digest, .. }) => digest,
+            _ => return Ok(None),
+        };
+        // The part of something else than the client has begun with is of no use (§13.1.5).
+        let other = headers.iter().any(|header| {
+            let is_condition = header.name.eq_ignore_ascii_case("if-range");
+            is_condition && header.value != format!("\"{digest}\"").as_bytes()
+        });
+        if other {
             return Ok(None);
         }
         let mut lines = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("range"));
@@ -167,10 +179,9 @@ impl Request {
     ) -> Result<(), HeadError> {
         let is = |name: &str| header.name.eq_ignore_ascii_case(name);
         if is("accept") {
-            if !self.accept.is_empty() {
-                self.accept.push_str(", ");
-            }
-            self.accept.push_str(text(header, "accept")?);
+            join(&mut self.accept, text(header, "accept")?);
+        } else if is("if-none-match") {
+            join(&mut self.known, text(header, "if-none-match")?);
         } else if is("authorization") {
             self.authorization = Some(text(header, "authorization")?.to_owned());
         } else if is("content-length") {
@@ -213,6 +224,24 @@ fn namespace(query: &str) -> Result<Option<String>, HeadError> {
     let Some((_, host)) = pairs.find(|(key, _)| key == "ns") else { return Ok(None) };
     check_host(&host)?;
     Ok(Some(host.into_owned()))
+}
+
+fn join(list: &mut String, more: &str) {
+    if !list.is_empty() {
+        list.push_str(", ");
+    }
+    list.push_str(more);
+}
+
+/// Whether a list of entity tags ([`Request::known`]) has the one of a blob or a manifest, which is
+/// its digest (RFC 9110 §13.1.2).
+pub fn has_tag(known: &str, digest: &Digest) -> bool {
+    let mut tags = known.split(',').map(str::trim);
+    !known.is_empty()
+        && tags.any(|tag| {
+            let tag = tag.strip_prefix("W/").unwrap_or(tag);
+            tag == "*" || tag.trim_matches('"').parse().is_ok_and(|known: Digest| known == *digest)
+        })
 }
 
 fn route(method: Method, path: &str) -> Result<Route, HeadError> {
@@ -304,6 +333,20 @@ mod tests {
     }
 
     #[test]
+    fn tags_that_the_client_has() {
+        let digest: Digest = ZERO.parse().unwrap();
+        let head = format!(
+            "GET /v2/ HTTP/1.1\r\nIf-None-Match: \"x\"\r\nIf-None-Match: W/\"{ZERO}\"\r\n\r\n"
+        );
+        let (request, _) = parse(&head).unwrap().unwrap();
+        assert!(has_tag(&request.known, &digest));
+        assert!(has_tag("*", &digest) && has_tag(&format!("\"{ZERO}\", \"x\""), &digest));
+        for other in ["", "\"x\"", &ZERO[..70], "\"\""] {
+            assert!(!has_tag(other, &digest), "{other}");
+        }
+    }
+
+    #[test]
     fn unfinished_heads_wait_and_endless_ones_do_not() {
         assert_eq!(parse("GET /v2/ HTTP/1.1\r\nHost: x\r\n"), Ok(None));
         let endless = format!("GET /v2/ HTTP/1.1\r\nA: {}", "x".repeat(16 * 1024));
@@ -349,6 +392,9 @@ mod tests {
         assert_eq!(asked(&blob, one), Some(ByteRange::Span(0, 1)));
         assert_eq!(asked(&blob, &one.repeat(2)), None, "two lines are a list");
         assert_eq!(asked(&blob, "Range: bytes=0-1,4-5\r\n"), None, "a list gets the whole");
+        let same = format!("If-Range: \"{ZERO}\"\r\n{one}");
+        assert_eq!(asked(&blob, &same), Some(ByteRange::Span(0, 1)));
+        assert_eq!(asked(&blob, &format!("If-Range: \"x\"\r\n{one}")), None);
         for line in [&format!("HEAD /v2/a/blobs/{ZERO}"), "GET /v2/", "GET /v2/a/manifests/x"] {
             assert_eq!(asked(line, one), None, "{line}");
             assert_eq!(asked(line, "Range: bytes=x\r\n"), None, "{line}");

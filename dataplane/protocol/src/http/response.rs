@@ -121,10 +121,13 @@ impl Answer<'_> {
         // Writing to a Vec cannot fail.
         let _ = write!(
             out,
-            "HTTP/1.1 {status} {}\r\nContent-Length: {length}\r\nContent-Type: {content_type}\r\n\
+            "HTTP/1.1 {status} {}\r\nContent-Type: {content_type}\r\n\
              Docker-Distribution-Api-Version: registry/2.0\r\n",
             reason(*status)
         );
+        if *status != 304 {
+            let _ = write!(out, "Content-Length: {length}\r\n");
+        }
         if let Some(digest) = self.digest {
             let _ = write!(out, "Docker-Content-Digest: {digest}\r\nEtag: \"{digest}\"\r\n");
         }
@@ -164,6 +167,7 @@ pub const fn reason(status: u16) -> &'static str {
         200 => "OK",
         202 => "Accepted",
         206 => "Partial Content",
+        304 => "Not Modified",
         400 => "Bad Request",
         401 => "Unauthorized",
         403 => "Forbidden",
