@@ -9,6 +9,7 @@ mod badstore;
 mod badupstream;
 mod broadcast;
 mod byhand;
+mod conformance;
 mod control;
 mod liar;
 pub(crate) mod links;
@@ -59,6 +60,7 @@ const TESTS: &[Test] = &[
     ("broadcast_costs_the_registry_once", broadcast::costs_the_registry_once),
     ("commands_of_the_walk_through", byhand::commands),
     ("skopeo_pulls_through_a_node", byhand::skopeo_pulls_through_a_node),
+    ("node_conforms_as_docker_registry", conformance::as_docker_registry),
     ("every_request_has_an_answer", badhttp::every_request_has_an_answer),
     ("wrong_arguments_are_refused", badinput::wrong_arguments),
     ("unreachable_peers_are_named", badinput::unreachable_peers),

@@ -1,0 +1,39 @@
+//! Rows of "Content Discovery": tags and referrers.
+
+use super::fixture::{Fixture, NAME};
+use super::manifests::NOTHING;
+use super::row::{ANY, Row};
+
+const TAGS: &str = "Listing Tags";
+const REFERRERS: &str = "Listing Referrers";
+
+/// Those that Debian's registry can be asked.
+pub(super) fn rows(fixture: &Fixture) -> Vec<Row> {
+    let tags = |query: &str| {
+        Row::get(TAGS, format!("tags{query}"), &format!("/v2/{NAME}/tags/list{query}"))
+    };
+    let referrers =
+        |what: &str, rest: &str| Row::get(REFERRERS, what, &format!("/v2/{NAME}/referrers/{rest}"));
+    let image = &fixture.documents[0].blob.digest;
+    let unsupported = "both have none: clients go on with the tag schema; the registry's text is no error of its own";
+    vec![
+        // It knows no pages and no order: what it says passes.
+        tags(""),
+        tags("?n=1"),
+        tags("?n=2&last=docker"),
+        tags("?n=0"),
+        tags("?n=x"),
+        Row::get(TAGS, "tags of an unknown name", "/v2/no/such/tags/list")
+            .error(404, "NAME_UNKNOWN"),
+        tags("").by(&["HEAD"]).by_design(ANY, "HEAD is a GET without its body (RFC 9110 9.3.2)"),
+        referrers("referrers, not supported", image)
+            .error(404, "UNSUPPORTED")
+            .by_design(&["code"], unsupported),
+        referrers("with a filter", &format!("{image}?artifactType=a/b"))
+            .error(404, "UNSUPPORTED")
+            .by_design(&["code"], unsupported),
+        referrers("of an unknown digest", NOTHING)
+            .error(404, "UNSUPPORTED")
+            .by_design(&["code"], unsupported),
+    ]
+}
