@@ -61,6 +61,7 @@ const TESTS: &[Test] = &[
     ("commands_of_the_walk_through", byhand::commands),
     ("skopeo_pulls_through_a_node", byhand::skopeo_pulls_through_a_node),
     ("node_conforms_as_docker_registry", conformance::as_docker_registry),
+    ("node_conforms_as_paging_registry", conformance::as_paging_registry),
     ("every_request_has_an_answer", badhttp::every_request_has_an_answer),
     ("wrong_arguments_are_refused", badinput::wrong_arguments),
     ("unreachable_peers_are_named", badinput::unreachable_peers),

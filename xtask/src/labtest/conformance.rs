@@ -8,21 +8,27 @@ mod blobs;
 mod discovery;
 mod fixture;
 mod manifests;
+mod modern;
 mod refused;
 mod row;
 mod wire;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use super::badinput::xylemd;
 use crate::build::Binaries;
 use crate::cluster::{self, Cluster, NODE_PORT, Origin, REGISTRY, REGISTRY_PORT};
 use crate::lab::Lab;
 use fixture::Fixture;
+use modern::Modern;
 use row::{Row, Verdict};
 use wire::Reply;
+
+/// More than any list of pages here has.
+const PAGES_MAX: usize = 100;
 
 /// Debian's registry and a node, which has nothing at first; then again, when it has everything.
 pub(super) fn as_docker_registry(programs: &Binaries) -> Result<()> {
@@ -36,16 +42,9 @@ pub(super) fn as_docker_registry(programs: &Binaries) -> Result<()> {
 fn compare(cluster: &mut Cluster) -> Result<()> {
     cluster.start_registry()?;
     let fixture = Fixture::new();
-    let node = cluster.nodes()[0].clone();
-    let servers = Servers {
-        registry: cluster.lab.host(REGISTRY)?.at(REGISTRY_PORT),
-        node: cluster.lab.host(&node)?.at(NODE_PORT),
-        from: node.clone(),
-    };
-    cluster.lab.within(REGISTRY, || fixture.push(servers.registry))?;
-    let command = xylemd(cluster, &cluster.store(&node))?;
-    cluster.lab.start(&node, &node, command)?;
-    cluster.lab.process(&node)?.wait_for_words(" listening on ")?;
+    let registry = cluster.lab.host(REGISTRY)?.at(REGISTRY_PORT);
+    cluster.lab.within(REGISTRY, || fixture.push(registry))?;
+    let servers = start_node(cluster)?;
     let mut rows = blobs::rows(&fixture);
     rows.extend(manifests::rows(&fixture));
     rows.extend(discovery::rows(&fixture));
@@ -55,6 +54,40 @@ fn compare(cluster: &mut Cluster) -> Result<()> {
     cluster.all_alive()?;
     ensure!(cold + warm == 0, "{} rows differ without a reason", cold + warm);
     Ok(())
+}
+
+/// A registry that has pages of tags, and a node in front of it.
+pub(super) fn as_paging_registry(programs: &Binaries) -> Result<()> {
+    let mut cluster = Cluster::new(programs, 1, None, Origin::Embedded)?;
+    let compared = compare_pages(&mut cluster);
+    compared.map_err(|error| error.context(format!("logs:\n{}", cluster.lab.story())))
+}
+
+fn compare_pages(cluster: &mut Cluster) -> Result<()> {
+    let registry = cluster.lab.host(REGISTRY)?.at(REGISTRY_PORT);
+    let listener = cluster.lab.within(REGISTRY, || Ok(TcpListener::bind(registry)?))?;
+    let _modern = Modern::start(listener)?;
+    let servers = start_node(cluster)?;
+    let wrong = servers.ask_all(&cluster.lab, &discovery::paged(), "cold")?;
+    ensure!(wrong == 0, "{wrong} rows differ without a reason");
+    for name in [modern::NAME, modern::ABSOLUTE] {
+        let tags = servers.walk(&cluster.lab, &format!("/v2/{name}/tags/list?n=2"))?;
+        ensure!(tags == modern::TAGS, "the pages of {name} lead through {tags:?}");
+    }
+    cluster.all_alive()
+}
+
+/// Starts the node, its registry being there already.
+fn start_node(cluster: &mut Cluster) -> Result<Servers> {
+    let node = cluster.nodes()[0].clone();
+    let command = xylemd(cluster, &cluster.store(&node))?;
+    cluster.lab.start(&node, &node, command)?;
+    cluster.lab.process(&node)?.wait_for_words(" listening on ")?;
+    Ok(Servers {
+        registry: cluster.lab.host(REGISTRY)?.at(REGISTRY_PORT),
+        node: cluster.lab.host(&node)?.at(NODE_PORT),
+        from: node,
+    })
 }
 
 /// The two that are compared.
@@ -95,6 +128,24 @@ impl Servers {
         Ok(wrong)
     }
 
+    /// Follows the node's links from page to page; returns the tags of all.
+    fn walk(&self, lab: &Lab, first: &str) -> Result<Vec<String>> {
+        let (mut tags, mut next) = (Vec::new(), Some(first.to_owned()));
+        while let Some(path) = next {
+            ensure!(tags.len() < PAGES_MAX, "the pages have no end");
+            let ask = || wire::ask(self.node, "GET", &path, &[], b"");
+            let page = lab.within(&self.from, ask)?;
+            let body: Value = serde_json::from_slice(&page.body).context("a page of tags")?;
+            let found = body["tags"].as_array().context("a page without tags")?;
+            tags.extend(found.iter().filter_map(|tag| tag.as_str().map(str::to_owned)));
+            let link = page.header("link").map(|link| link.split(['<', '>']).nth(1));
+            next = link
+                .map(|target| target.context("a link to nowhere").map(str::to_owned))
+                .transpose()?;
+        }
+        Ok(tags)
+    }
+
     fn ask(&self, lab: &Lab, row: &Row, method: &str) -> Result<(Reply, Reply)> {
         let ask = |to| wire::ask(to, method, &row.path, &row.headers, row.body);
         let both = || Ok((ask(self.registry)?, ask(self.node)?));
@@ -103,17 +154,7 @@ impl Servers {
 }
 
 fn print(row: &Row, method: &str, registry: &Reply, node: &Reply, verdict: &Verdict) {
-    let verdict = match verdict {
-        Verdict::Same => "same".to_owned(),
-        Verdict::RegistryDeparts => format!("registry departs: {}", row.reason()),
-        Verdict::ByDesign => format!("by design: {}", row.reason()),
-        Verdict::Wrong(how) => format!("WRONG: {how}"),
-    };
-    println!(
-        "    {} | {method} {} | {} | {} | {verdict}",
-        row.section,
-        row.what,
-        registry.summary(),
-        node.summary()
-    );
+    let (section, what, words) = (row.section, &row.what, row.in_words(verdict));
+    let (registry, node) = (registry.summary(), node.summary());
+    println!("    {section} | {method} {what} | {registry} | {node} | {words}");
 }

@@ -2,6 +2,7 @@
 
 use super::fixture::{Fixture, NAME};
 use super::manifests::NOTHING;
+use super::modern;
 use super::row::{ANY, Row};
 
 const TAGS: &str = "Listing Tags";
@@ -15,14 +16,14 @@ pub(super) fn rows(fixture: &Fixture) -> Vec<Row> {
     let referrers =
         |what: &str, rest: &str| Row::get(REFERRERS, what, &format!("/v2/{NAME}/referrers/{rest}"));
     let image = &fixture.documents[0].blob.digest;
+    let no_pages = "the registry knows no pages";
     let unsupported = "both have none: clients go on with the tag schema; the registry's text is no error of its own";
     vec![
-        // It knows no pages and no order: what it says passes.
-        tags(""),
-        tags("?n=1"),
-        tags("?n=2&last=docker"),
-        tags("?n=0"),
-        tags("?n=x"),
+        tags("").noted("the registry sorts nothing"),
+        tags("?n=1").noted(no_pages),
+        tags("?n=2&last=docker").noted(no_pages),
+        tags("?n=0").noted(no_pages),
+        tags("?n=x").noted(no_pages),
         Row::get(TAGS, "tags of an unknown name", "/v2/no/such/tags/list")
             .error(404, "NAME_UNKNOWN"),
         tags("").by(&["HEAD"]).by_design(ANY, "HEAD is a GET without its body (RFC 9110 9.3.2)"),
@@ -36,4 +37,19 @@ pub(super) fn rows(fixture: &Fixture) -> Vec<Row> {
             .error(404, "UNSUPPORTED")
             .by_design(&["code"], unsupported),
     ]
+}
+
+/// Those that only a registry with pages can be asked.
+pub(super) fn paged() -> Vec<Row> {
+    let tags = |name: &str, query: &str| {
+        Row::get(TAGS, format!("tags of {name}{query}"), &format!("/v2/{name}/tags/list{query}"))
+    };
+    let mut rows: Vec<Row> = ["", "?n=2", "?n=2&last=b", "?n=2&last=c", "?n=0", "?n=9", "?last=zz"]
+        .map(|query| tags(modern::NAME, query))
+        .into();
+    rows.push(
+        tags(modern::ABSOLUTE, "?n=2")
+            .by_design(&["link"], "a link to the registry itself leads to the node's own page"),
+    );
+    rows
 }

@@ -109,9 +109,9 @@ fn by_tag(document: &Document, accept: &Accept) -> Row {
             // The manifest for this platform, which the client asked for.
             row
         }
-        (false, true) => row.error(404, "MANIFEST_UNKNOWN").registry_departs(
+        (false, true) => row.error(404, "MANIFEST_UNKNOWN").by_design(
             ANY,
-            "it translates to schema 1, which cannot be pulled by digest",
+            "the registry translates to schema 1, which no digest names: the client asks it itself",
         ),
         (false, false) => row.error(404, "MANIFEST_UNKNOWN"),
     }

@@ -1,6 +1,6 @@
 //! Rows of what a node refuses: everything that would change a registry, and names that are none.
 
-use super::fixture::NAME;
+use super::fixture::{KINDS, NAME};
 use super::manifests::NOTHING;
 use super::row::{ANY, Row};
 
@@ -51,7 +51,8 @@ fn pushes() -> Vec<Row> {
 fn names() -> Vec<Row> {
     let invalid = |what: &str, name: &str| {
         let path = format!("/v2/{name}/manifests/oci");
-        Row::get("Pulling manifests, name", what, &path).error(400, "NAME_INVALID").and_head()
+        let row = Row::get("Pulling manifests, name", what, &path).error(400, "NAME_INVALID");
+        row.header(format!("Accept: {}", KINDS[0])).and_head()
     };
     let moved = |what, name| {
         invalid(what, name).by_design(ANY, "refused as it stands; the registry redirects")

@@ -53,6 +53,7 @@ pub(super) struct Row {
     code: Option<&'static str>,
     content: Option<Vec<u8>>,
     differs: Option<(Why, &'static [&'static str], &'static str)>,
+    note: &'static str,
 }
 
 impl Row {
@@ -69,6 +70,7 @@ impl Row {
             code: None,
             content: None,
             differs: None,
+            note: "",
         }
     }
 
@@ -122,6 +124,11 @@ impl Row {
         Self { differs: Some((Why::ByDesign, parts, reason)), ..self }
     }
 
+    /// How the registry departs from the specification where the node passes its answer on.
+    pub(super) fn noted(self, note: &'static str) -> Self {
+        Self { note, ..self }
+    }
+
     /// Compares two answers to one method.
     pub(super) fn judge(&self, method: &str, registry: &Reply, node: &Reply) -> Verdict {
         if let Err(wrong) = self.holds(method, node) {
@@ -141,9 +148,16 @@ impl Row {
         }
     }
 
-    /// The reason that was given for a difference.
-    pub(super) fn reason(&self) -> &'static str {
-        self.differs.map_or("", |(.., reason)| reason)
+    /// A verdict in words, with the reason that was given for a difference.
+    pub(super) fn in_words(&self, verdict: &Verdict) -> String {
+        let reason = self.differs.map_or("", |(.., reason)| reason);
+        match verdict {
+            Verdict::Same if self.note.is_empty() => "same".to_owned(),
+            Verdict::Same => format!("same; {}", self.note),
+            Verdict::RegistryDeparts => format!("registry departs: {reason}"),
+            Verdict::ByDesign => format!("by design: {reason}"),
+            Verdict::Wrong(how) => format!("WRONG: {how}"),
+        }
     }
 
     /// Whether the node's answer is what the specification wants.
