@@ -27,6 +27,9 @@ use xylem_protocol::limits::{CONNECTIONS_MAX, FLOWS_MAX, OPEN_BLOBS_MAX};
 /// Exit code for misuse: flags or settings that cannot be.
 const MISUSE: u8 = 2;
 
+/// Connections that may wait to be accepted; the kernel's own bound (`somaxconn`) is the same.
+const BACKLOG: i32 = 4096;
+
 /// Node daemon of Xylem: serves container images to this machine and to the nodes below it in the
 /// tree
 #[derive(Debug, Parser)]
@@ -161,6 +164,8 @@ fn serve(config: Config) -> Result<()> {
     let probes = probes::open(config.probes, config.probe_object.as_deref())?;
     let listener = TcpListener::bind(config.listen)
         .with_context(|| format!("cannot listen on {}; is the port in use?", config.listen))?;
+    // The default is 128: of a burst of connections the rest would try again a second later.
+    rustix::net::listen(&listener, BACKLOG).context("cannot make the listener's queue longer")?;
     let listen = listener.local_addr().context("cannot read the listener's address")?;
     let (hot, cold) = link::pair().context("cannot make an event descriptor")?;
     let hot_settings = driver::Settings {

@@ -11,6 +11,7 @@ mod broadcast;
 mod byhand;
 mod conformance;
 mod control;
+mod crowd;
 mod liar;
 pub(crate) mod links;
 mod parent;
@@ -63,6 +64,8 @@ const TESTS: &[Test] = &[
     ("node_conforms_as_docker_registry", conformance::as_docker_registry),
     ("node_conforms_as_paging_registry", conformance::as_paging_registry),
     ("every_request_has_an_answer", badhttp::every_request_has_an_answer),
+    ("idle_connections_cost_little", crowd::ten_thousand_idle_connections),
+    ("node_without_descriptors_waits", crowd::without_descriptors),
     ("wrong_arguments_are_refused", badinput::wrong_arguments),
     ("unreachable_peers_are_named", badinput::unreachable_peers),
     ("missing_kernel_features_are_named", badinput::missing_kernel_features),

@@ -86,8 +86,13 @@ impl Driver {
         let failed = accepted.is_err();
         match accepted {
             Ok(fd) => self.welcome(fd),
-            Err(error) => tracing::warn!(%error, "cannot accept a connection"),
+            // Told once: what follows is the same.
+            Err(error) if !self.accept_failed => {
+                tracing::warn!(%error, "cannot accept connections until another one ends");
+            }
+            Err(_) => {}
         }
+        self.accept_failed = failed;
         self.accepting = completion.more;
         // What is short now (descriptors, memory) is short at once again: a connection that ends
         // makes room, or the next sweep tries.

@@ -101,6 +101,8 @@ pub(crate) struct Driver {
     asked: bool,
     /// Whether an accept is in flight: not while there is no room for a connection.
     accepting: bool,
+    /// Whether the last accept has failed.
+    accept_failed: bool,
     /// The time at the last completion; good enough for everything here.
     now: Instant,
     last_sweep: Instant,
@@ -145,6 +147,7 @@ pub fn run(
         vouchers: Vouchers::default(),
         asked: false,
         accepting: true,
+        accept_failed: false,
         now,
         last_sweep: now,
         last_tick: now,
