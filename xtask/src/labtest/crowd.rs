@@ -14,7 +14,7 @@ use super::badinput::xylemd;
 use super::{STATE, with_hosts};
 use crate::build::Binaries;
 use crate::cluster::image::hex;
-use crate::cluster::{CONTROL, Cluster, NODE_PORT};
+use crate::cluster::{CONTROL, Cluster, NODE_PORT, REGISTRY};
 use crate::{http, run, sys};
 
 /// Connections that stay.
@@ -49,7 +49,7 @@ pub(super) fn ten_thousand_idle_connections(programs: &Binaries) -> Result<()> {
         let pid = cluster.lab.process(&cluster.nodes()[0].clone())?.pid();
         pull(cluster, to, image.blobs().next().context("an image without blobs")?.0)?;
         let before = resident_bytes(pid)?;
-        let mut crowd = join(cluster, to, CROWD)?;
+        let mut crowd = join(cluster, CONTROL, to, CROWD)?;
         wait_for_connections(cluster, |count| count >= CROWD)?;
         let first = resident_bytes(pid)?;
         let each = first.saturating_sub(before) / CROWD as u64;
@@ -60,7 +60,7 @@ pub(super) fn ten_thousand_idle_connections(programs: &Binaries) -> Result<()> {
         drop(crowd);
         wait_for_connections(cluster, |count| count <= 1)?;
         let crowded = resident_bytes(pid)?;
-        let crowd = join(cluster, to, CROWD)?;
+        let crowd = join(cluster, REGISTRY, to, CROWD)?;
         wait_for_connections(cluster, |count| count >= CROWD)?;
         let second = resident_bytes(pid)?;
         let growth = second.saturating_sub(crowded.max(first));
@@ -74,7 +74,7 @@ pub(super) fn ten_thousand_idle_connections(programs: &Binaries) -> Result<()> {
 /// Takes all the places there are: whoever comes then is closed, until somebody leaves.
 fn beyond(cluster: &Cluster, to: SocketAddr, crowd: &mut Vec<TcpStream>) -> Result<()> {
     // The node itself may still hold the connections of the last question.
-    crowd.extend(join(cluster, to, CONNECTIONS_MAX + SURPLUS - crowd.len())?);
+    crowd.extend(join(cluster, CONTROL, to, CONNECTIONS_MAX + SURPLUS - crowd.len())?);
     let mut turned_away = 0;
     for stream in crowd.iter_mut().rev().take(SURPLUS) {
         stream.set_read_timeout(Some(STATE))?;
@@ -98,7 +98,7 @@ pub(super) fn without_descriptors(programs: &Binaries) -> Result<()> {
     with_hosts(programs, 1, "1gbit", |cluster| {
         let to = start(cluster, &format!("--nofile={FEW}:{FEW}"))?;
         let pid = cluster.lab.process(&cluster.nodes()[0].clone())?.pid();
-        let crowd = join(cluster, to, MORE)?;
+        let crowd = join(cluster, CONTROL, to, MORE)?;
         let path = format!("/proc/{pid}/fd");
         run::wait_for("the last descriptor", STATE, || {
             Ok((fs::read_dir(&path)?.count() >= FEW).then_some(()))
@@ -125,9 +125,10 @@ fn start(cluster: &mut Cluster, limit: &str) -> Result<SocketAddr> {
     Ok(cluster.lab.host(&node)?.at(NODE_PORT))
 }
 
-/// Connections from another host, which say nothing.
-fn join(cluster: &Cluster, to: SocketAddr, count: usize) -> Result<Vec<TcpStream>> {
-    cluster.lab.within(CONTROL, || {
+/// Connections from another host, which say nothing. A host whose ports are spent is slow to find
+/// more: another round wants another host.
+fn join(cluster: &Cluster, from: &str, to: SocketAddr, count: usize) -> Result<Vec<TcpStream>> {
+    cluster.lab.within(from, || {
         let connect = |_| {
             run::go_on()?;
             TcpStream::connect_timeout(&to, STATE).context("cannot connect")
