@@ -14,6 +14,7 @@ mod control;
 mod crowd;
 mod liar;
 pub(crate) mod links;
+mod oddhttp;
 mod parent;
 mod registry;
 mod restart;
@@ -64,6 +65,10 @@ const TESTS: &[Test] = &[
     ("node_conforms_as_docker_registry", conformance::as_docker_registry),
     ("node_conforms_as_paging_registry", conformance::as_paging_registry),
     ("every_request_has_an_answer", badhttp::every_request_has_an_answer),
+    ("requests_in_one_write_are_answered", oddhttp::in_one_write),
+    ("older_and_half_closed_clients", oddhttp::older_and_half_closed),
+    ("refusals_are_read", oddhttp::refusals_are_read),
+    ("slow_requests_are_cut", oddhttp::slow_requests_are_cut),
     ("idle_connections_cost_little", crowd::ten_thousand_idle_connections),
     ("node_without_descriptors_waits", crowd::without_descriptors),
     ("wrong_arguments_are_refused", badinput::wrong_arguments),

@@ -347,9 +347,6 @@ impl Driver {
         let (start, end) = match range {
             Ok(range) => range,
             Err(error) => {
-                if let Some(conn) = self.conns.get_mut(index) {
-                    conn.keep_alive = false;
-                }
                 let extra = format!("Content-Range: bytes */{size}\r\n");
                 let body = error_body("RANGE_INVALID", &error.to_string());
                 return self.answer(index, 416, JSON_TYPE, None, &extra, None, &body);
