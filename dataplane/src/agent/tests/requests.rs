@@ -40,9 +40,6 @@ fn the_small_answers() {
         assert!(metrics.contains("node=\"me\"") && metrics.ends_with("# EOF\n"), "{metrics}");
         let unknown = bench.ask("GET /v2/a/uploads/", "").await;
         assert_eq!((unknown.status, code(&unknown.body)), (404, "UNSUPPORTED".into()));
-        let push = bench.ask("PUT /v2/a/manifests/v1", "").await;
-        assert_eq!((push.status, code(&push.body)), (405, "UNSUPPORTED".into()));
-        assert_eq!(push.extra, "Allow: GET, HEAD\r\n");
         assert_eq!(bench.ask("POST /xylem/v1/status", "").await.status, 405);
         let status: Value =
             serde_json::from_str(&bench.ask("GET /xylem/v1/status", "").await.body).unwrap();
