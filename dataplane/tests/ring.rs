@@ -192,10 +192,13 @@ fn what_cannot_be_had_is_said() {
 fn bad_heads_get_their_status_and_a_closed_connection() {
     let node = Node::start(4 << 20);
     let long = format!("GET /v2/ HTTP/1.1\r\nA: {}\r\n\r\n", "x".repeat(17 * 1024));
+    let blob = format!("/v2/a/blobs/{}", digest_of(b"never asked for"));
+    let backwards = format!("GET {blob} HTTP/1.1\r\nRange: bytes=5-2\r\n\r\n");
     for (head, status) in [
         ("GET /v2/a/blobs/sha256:zz HTTP/1.1\r\n\r\n", 400),
         ("GET /v2/a/blobs/x HTTP/1.1\r\nRange: bytes=0-1,3-4\r\n\r\n", 400),
-        ("GET /v2/ HTTP/1.1\r\nRange: bytes=0-1,3-4\r\n\r\n", 416),
+        (backwards.as_str(), 416),
+        ("PUT /v2/a/manifests/x HTTP/1.1\r\nContent-Length: 99999\r\n\r\n{", 405),
         ("nonsense\r\n\r\n", 400),
         (long.as_str(), 431),
         ("POST /xylem/v1/pulls HTTP/1.1\r\nContent-Length: 99999\r\n\r\n", 413),
