@@ -34,7 +34,7 @@ const FEW: usize = 128;
 /// Clients of that node.
 const MORE: usize = 2 * FEW;
 /// A processor's share that a node which cannot accept may take.
-const BUSY_MAX: f64 = 0.5;
+const BUSY_MAX: f64 = 0.2;
 const WINDOW: Duration = Duration::from_secs(1);
 
 /// A crowd that stays, twice, and a pull meanwhile.
