@@ -70,6 +70,7 @@ const TESTS: &[Test] = &[
     ("refusals_are_read", oddhttp::refusals_are_read),
     ("slow_requests_are_cut", oddhttp::slow_requests_are_cut),
     ("idle_connections_cost_little", crowd::ten_thousand_idle_connections),
+    ("unfinished_heads_are_bounded", crowd::unfinished_heads),
     ("node_without_descriptors_waits", crowd::without_descriptors),
     ("wrong_arguments_are_refused", badinput::wrong_arguments),
     ("unreachable_peers_are_named", badinput::unreachable_peers),

@@ -39,6 +39,13 @@ pub const ANSWER_MAX: u32 = MANIFEST_MAX + 64 * 1024;
 /// Largest blob, bytes: 1 TiB.
 pub const BLOB_MAX: u64 = 1 << 40;
 
+/// What one connection may hold of an unfinished request or an answer that it does not take, bytes,
+/// without being counted against [`HELD_BYTES_MAX`].
+pub const HELD_EACH: usize = 4096;
+
+/// What all connections together may hold beyond that, bytes; more is refused.
+pub const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// Most downstream connections of one node; the next one is closed at once.
 pub const CONNECTIONS_MAX: u16 = 12_000;
 
@@ -232,6 +239,7 @@ const _: () = {
     assert!(UNIT_BYTES.is_multiple_of(DIRECT_ALIGN));
     assert!(RECV_MAX <= SLOT_BYTES);
     assert!(HEADERS_MAX <= HEAD_MAX as usize);
+    assert!(HELD_BYTES_MAX > 8 * ANSWER_MAX as usize, "several large manifests at a time");
     assert!(ANSWER_MAX > MANIFEST_MAX);
     assert!(SILENT_MS > 2 * TICK_MS, "a watchdog finer than its clock");
     assert!(SILENT_MS + ALIVE_MS + 4 * TICK_MS < 1_000, "a stuck parent costs less than a second");

@@ -2,6 +2,7 @@
 //! request at a time; blobs are answered here, everything else is asked of the cold half.
 
 mod closing;
+mod held;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -22,6 +23,8 @@ use crate::oneline::chain;
 use crate::relay::{Event, FlowId, ReaderId};
 use crate::ring::token::{Kind, Token};
 use crate::ring::{Completion, Ring, Slot, socket};
+
+pub(super) use held::Held;
 
 const JSON_TYPE: &str = "application/json";
 
@@ -62,6 +65,8 @@ pub(super) struct Conn {
     known: String,
     /// The client may be sending what nobody will read.
     drain: bool,
+    /// What it holds that is counted.
+    held: usize,
     /// Operations in flight.
     operations: u16,
     /// Since when it stands where it stands.
@@ -121,6 +126,7 @@ impl Driver {
             is_head: false,
             known: String::new(),
             drain: false,
+            held: 0,
             operations: 0,
             since: self.now,
             sending: None,
@@ -206,7 +212,7 @@ impl Driver {
         let Some(conn) = self.conns.get_mut(index) else { return };
         let (mut request, length) = match Request::parse(&conn.head) {
             Ok(Some(found)) => found,
-            Ok(None) => return self.read_request(index),
+            Ok(None) => return self.read_rest(index),
             Err(error) => return self.refuse_request(index, &error),
         };
         conn.is_head = request.method == Method::Head;
@@ -219,15 +225,17 @@ impl Driver {
         let rest = usize::try_from(request.content_length).expect("at most BODY_MAX");
         let whole = length + rest;
         if conn.head.len() < whole {
-            return self.read_request(index);
+            return self.read_rest(index);
         }
         let body = conn.head[length..whole].to_vec();
         conn.head.drain(..whole);
+        let rest = conn.head.len();
         conn.keep_alive = request.keep_alive;
         conn.since = self.now;
         if conn.traffic.peer.is_none() {
             conn.traffic.peer = request.node.as_deref().map(Arc::from);
         }
+        self.hold(index, rest);
         self.route(index, Box::new(request), body);
     }
 
@@ -429,6 +437,11 @@ impl Driver {
         head_length: Option<u64>,
         body: &[u8],
     ) {
+        let rest = self.conns.get(index).map_or(0, |conn| conn.head.len());
+        if !self.hold(index, rest + body.len()) {
+            let message = "too many answers are on their way; try again";
+            return self.answer_error(index, 503, "TOOMANYREQUESTS", message);
+        }
         let Some(conn) = self.conns.get_mut(index) else { return };
         let unchanged = status == 200 && digest.is_some_and(|digest| has_tag(&conn.known, digest));
         let mut bytes = Vec::with_capacity(512 + body.len());
@@ -496,6 +509,7 @@ impl Driver {
 
     /// A response has ended: the next request, or the end.
     pub(super) fn next_request(&mut self, index: u16) {
+        self.hold(index, 0);
         let Some(conn) = self.conns.get_mut(index) else { return };
         conn.since = self.now;
         conn.sending = None;

@@ -35,7 +35,7 @@ use crate::link::{HotEnd, ToCold};
 use crate::relay::{Action, Event, Relay};
 use crate::ring::token::{Kind, Token};
 use crate::ring::{Completion, Ring, RingError};
-use conns::Conn;
+use conns::{Conn, Held};
 use fetch::Flow;
 use hasher::Hasher;
 use meter::Meter;
@@ -85,6 +85,8 @@ pub(crate) struct Driver {
     hot: HotEnd,
     hasher: Hasher,
     conns: Table<Conn>,
+    /// What they hold.
+    held: Held,
     flows: Table<Flow>,
     by_digest: HashMap<Digest, u16>,
     /// Upstream connections that are kept for the next blob.
@@ -136,6 +138,7 @@ pub fn run(
         hot,
         hasher,
         conns: Table::new(CONNECTIONS_MAX),
+        held: Held::default(),
         flows: Table::new(FLOWS_MAX + OPEN_BLOBS_MAX),
         by_digest: HashMap::new(),
         idle: VecDeque::new(),

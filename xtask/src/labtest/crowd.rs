@@ -2,7 +2,7 @@
 //! amount each, whoever really asks is served, and nothing is kept when they have gone.
 
 use std::fs;
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::Duration;
@@ -29,6 +29,11 @@ const DESCRIPTORS: usize = CONNECTIONS_MAX + 4 * SURPLUS;
 const BYTES_EACH_MAX: u64 = 2048;
 /// What an allocator may keep of a round that is over.
 const KEPT_BYTES_MAX: u64 = 4 << 20;
+/// What each client that does not finish its head has sent: below the bound of one.
+const HEAD_BYTES: usize = 15 << 10;
+/// What all of them may make a node hold: 64 MiB that it counts, what each may have uncounted, and
+/// what buffers are larger than their contents.
+const HEADS_BYTES_MAX: u64 = 144 << 20;
 /// Descriptors of a node that has few: some are its own.
 const FEW: usize = 128;
 /// Clients of that node.
@@ -91,6 +96,42 @@ fn beyond(cluster: &Cluster, to: SocketAddr, crowd: &mut Vec<TcpStream>) -> Resu
     ensure!(stays, "the first of the crowd was sent away too: {first:?}");
     crowd.truncate(CONNECTIONS_MAX - SURPLUS);
     wait_for_connections(cluster, |count| count <= CONNECTIONS_MAX - SURPLUS + 1).map(drop)
+}
+
+/// Heads that are begun and never ended: all together hold a bounded amount, and end.
+pub(super) fn unfinished_heads(programs: &Binaries) -> Result<()> {
+    raise_own_limit()?;
+    with_hosts(programs, 1, "1gbit", |cluster| {
+        let to = start(cluster, "--nofile=1024:")?;
+        let pid = cluster.lab.process(&cluster.nodes()[0].clone())?.pid();
+        wait_for_connections(cluster, |count| count <= 1)?;
+        let before = resident_bytes(pid)?;
+        let mut crowd = join(cluster, CONTROL, to, CROWD)?;
+        let begun = format!("GET /healthz HTTP/1.1\r\nX: {}", "x".repeat(HEAD_BYTES));
+        let mut most = 0;
+        for (number, stream) in crowd.iter_mut().enumerate() {
+            // One that was refused may be closed already.
+            let _ = stream.write_all(begun.as_bytes());
+            if number % SURPLUS == 0 {
+                most = most.max(resident_bytes(pid)?);
+            }
+        }
+        // Whatever a node waits for, it still answers others.
+        wait_for_connections(cluster, |count| count > 0)?;
+        let growth = most.max(resident_bytes(pid)?).saturating_sub(before);
+        println!("    {CROWD} heads of {HEAD_BYTES} bytes and no end: {growth} bytes at most");
+        ensure!(growth <= HEADS_BYTES_MAX, "unfinished heads hold {growth} bytes");
+        for stream in &mut crowd {
+            stream.set_read_timeout(Some(2 * STATE))?;
+            let mut rest = Vec::new();
+            let ended = stream.read_to_end(&mut rest);
+            let reset = |error: &std::io::Error| error.kind() == ErrorKind::ConnectionReset;
+            ensure!(ended.as_ref().err().is_none_or(reset), "a head has no end: {ended:?}");
+            let refused = rest.is_empty() || rest.starts_with(b"HTTP/1.1 503 ");
+            ensure!(refused, "half a head gets {}", String::from_utf8_lossy(&rest));
+        }
+        cluster.all_alive()
+    })
 }
 
 /// A node that has too few descriptors waits for one, and does nothing else meanwhile.

@@ -27,6 +27,7 @@ impl Driver {
         let Some(conn) = self.conns.get(index) else { return };
         if matches!(conn.state, State::Closing) && conn.operations == 0 {
             self.meter_closed_conn(index);
+            self.hold(index, 0);
             self.conns.remove(index);
             self.accept_again();
         }
