@@ -23,8 +23,8 @@ pub enum RangeError {
 }
 
 impl ByteRange {
-    /// Parses the value of a `Range` header. `None` for what a server may answer with the whole, and
-    /// this one does: a unit that it does not know (§14.2 demands it) and a list of ranges.
+    /// Parses the value of a `Range` header. `None` for what a server may answer with the whole,
+    /// and this one does: a unit that it does not know (§14.2 demands it) and a list of ranges.
     ///
     /// # Errors
     /// [`RangeError::Syntax`].

@@ -188,7 +188,7 @@ impl Request {
             let length = number(text(header, "content-length")?);
             let length = length.map_err(|_| HeadError::Header("content-length"))?;
             // A second line could hide a second request from whoever stands between.
-            if std::mem::replace(length_said, Some(length)).is_some_and(|said| said != length) {
+            if length_said.replace(length).is_some_and(|said| said != length) {
                 return Err(HeadError::Header("content-length"));
             }
             self.content_length = length;

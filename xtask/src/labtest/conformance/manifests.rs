@@ -99,7 +99,7 @@ fn by_tag(document: &Document, accept: &Accept) -> Row {
     match (accept.anything, is_docker) {
         (true, true) => content.registry_departs(
             ANY,
-            "it translates to schema 1, which cannot be pulled by digest; the node asks for all kinds",
+            "it translates to schema 1, which no digest names; the node asks for all kinds",
         ),
         (true, false) => content.registry_departs(
             ANY,
