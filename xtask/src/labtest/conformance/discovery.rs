@@ -32,6 +32,14 @@ pub(super) fn rows(fixture: &Fixture) -> Vec<Row> {
             .status(404)
             .by_design(&["code"], unsupported),
         referrers("of an unknown digest", NOTHING).status(404).by_design(&["code"], unsupported),
+        Row::get(
+            "Unavailable Referrers API",
+            "the tag schema",
+            &format!("/v2/{NAME}/manifests/{}", fixture.referrers_tag()),
+        )
+        .header(format!("Accept: {}", fixture.index().media_type))
+        .content(&fixture.index().blob.bytes)
+        .and_head(),
     ]
 }
 

@@ -124,12 +124,26 @@ impl Fixture {
             let put = http::send(registry, "PUT", &path, &kind, &blob.bytes)?;
             ensure!(put.status == 201, "pushing a blob gets {}", put.head);
         }
-        for document in &self.documents {
-            let path = format!("/v2/{NAME}/manifests/{}", document.tag);
+        let put = |document: &Document, tag: &str| {
+            let path = format!("/v2/{NAME}/manifests/{tag}");
             let kind = [("Content-Type", document.media_type)];
             let put = http::send(registry, "PUT", &path, &kind, &document.blob.bytes)?;
-            ensure!(put.status == 201, "pushing {} gets {}", document.tag, put.head);
-        }
-        Ok(())
+            ensure!(put.status == 201, "pushing {tag} gets {}", put.head);
+            Ok(())
+        };
+        // An index comes after what it names.
+        self.documents.iter().try_for_each(|document| put(document, document.tag))?;
+        put(self.index(), &self.referrers_tag())
+    }
+
+    /// The index.
+    pub(super) fn index(&self) -> &Document {
+        &self.documents[2]
+    }
+
+    /// The tag under which a registry that knows no referrers has those of the first document; here
+    /// it is the index.
+    pub(super) fn referrers_tag(&self) -> String {
+        self.documents[0].blob.digest.replace(':', "-")
     }
 }
