@@ -64,6 +64,8 @@ const TESTS: &[Test] = &[
     ("skopeo_pulls_through_a_node", byhand::skopeo_pulls_through_a_node),
     ("node_conforms_as_docker_registry", conformance::as_docker_registry),
     ("node_conforms_as_paging_registry", conformance::as_paging_registry),
+    ("node_mirrors_its_registry_alone", conformance::as_mirror_of_one),
+    ("node_passes_referrers", conformance::with_referrers),
     ("every_request_has_an_answer", badhttp::every_request_has_an_answer),
     ("requests_in_one_write_are_answered", oddhttp::in_one_write),
     ("older_and_half_closed_clients", oddhttp::older_and_half_closed),

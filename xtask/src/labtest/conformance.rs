@@ -8,6 +8,7 @@ mod blobs;
 mod discovery;
 mod fixture;
 mod manifests;
+mod mirror;
 mod modern;
 mod refused;
 mod row;
@@ -32,49 +33,85 @@ const PAGES_MAX: usize = 100;
 
 /// Debian's registry and a node, which has nothing at first; then again, when it has everything.
 pub(super) fn as_docker_registry(programs: &Binaries) -> Result<()> {
+    in_front_of_docker_registry(programs, |cluster, servers, fixture| {
+        let mut rows = blobs::rows(fixture);
+        rows.extend(manifests::rows(fixture));
+        rows.extend(discovery::rows(fixture));
+        rows.extend(refused::rows());
+        let cold = servers.ask_all(&cluster.lab, &rows, "cold")?;
+        let warm = servers.ask_all(&cluster.lab, &rows, "warm")?;
+        ensure!(cold + warm == 0, "{} rows differ without a reason", cold + warm);
+        Ok(())
+    })
+}
+
+fn in_front_of_docker_registry(
+    programs: &Binaries,
+    test: impl FnOnce(&Cluster, &Servers, &Fixture) -> Result<()>,
+) -> Result<()> {
     let origin = cluster::choose_origin();
     ensure!(origin == Origin::DockerRegistry, "there is no docker-registry to compare with");
     let mut cluster = Cluster::new(programs, 1, None, origin)?;
-    let compared = compare(&mut cluster);
-    compared.map_err(|error| error.context(format!("logs:\n{}", cluster.lab.story())))
+    let compare = |cluster: &mut Cluster| {
+        cluster.start_registry()?;
+        let fixture = Fixture::new();
+        let registry = cluster.lab.host(REGISTRY)?.at(REGISTRY_PORT);
+        cluster.lab.within(REGISTRY, || fixture.push(registry))?;
+        let servers = start_node(cluster)?;
+        test(cluster, &servers, &fixture)?;
+        cluster.all_alive()
+    };
+    compare(&mut cluster).map_err(|error| error.context(format!("logs:\n{}", cluster.lab.story())))
 }
 
-fn compare(cluster: &mut Cluster) -> Result<()> {
-    cluster.start_registry()?;
-    let fixture = Fixture::new();
-    let registry = cluster.lab.host(REGISTRY)?.at(REGISTRY_PORT);
-    cluster.lab.within(REGISTRY, || fixture.push(registry))?;
-    let servers = start_node(cluster)?;
-    let mut rows = blobs::rows(&fixture);
-    rows.extend(manifests::rows(&fixture));
-    rows.extend(discovery::rows(&fixture));
-    rows.extend(refused::rows());
-    let cold = servers.ask_all(&cluster.lab, &rows, "cold")?;
-    let warm = servers.ask_all(&cluster.lab, &rows, "warm")?;
-    cluster.all_alive()?;
-    ensure!(cold + warm == 0, "{} rows differ without a reason", cold + warm);
-    Ok(())
+fn in_front_of_modern_registry(
+    programs: &Binaries,
+    test: impl FnOnce(&Cluster, &Servers) -> Result<()>,
+) -> Result<()> {
+    let mut cluster = Cluster::new(programs, 1, None, Origin::Embedded)?;
+    let compare = |cluster: &mut Cluster| {
+        let registry = cluster.lab.host(REGISTRY)?.at(REGISTRY_PORT);
+        let listener = cluster.lab.within(REGISTRY, || Ok(TcpListener::bind(registry)?))?;
+        let _modern = Modern::start(listener)?;
+        let servers = start_node(cluster)?;
+        test(cluster, &servers)?;
+        cluster.all_alive()
+    };
+    compare(&mut cluster).map_err(|error| error.context(format!("logs:\n{}", cluster.lab.story())))
+}
+
+/// A node answers for its own registries only, and gives a blob under the names that have it.
+pub(super) fn as_mirror_of_one(programs: &Binaries) -> Result<()> {
+    in_front_of_docker_registry(programs, |cluster, servers, fixture| {
+        let rows = mirror::registries(fixture, servers.registry);
+        // The node has everything: what it refuses, it refuses in spite of that.
+        servers.ask_all(&cluster.lab, &blobs::rows(fixture)[..2], "filled")?;
+        let wrong = servers.ask_all(&cluster.lab, &rows, "cold")?;
+        ensure!(wrong == 0, "{wrong} rows differ without a reason");
+        Ok(())
+    })
+}
+
+/// A registry that has referrers, and a node in front of it.
+pub(super) fn with_referrers(programs: &Binaries) -> Result<()> {
+    in_front_of_modern_registry(programs, |cluster, servers| {
+        let wrong = servers.ask_all(&cluster.lab, &mirror::referrers(), "cold")?;
+        ensure!(wrong == 0, "{wrong} rows differ without a reason");
+        Ok(())
+    })
 }
 
 /// A registry that has pages of tags, and a node in front of it.
 pub(super) fn as_paging_registry(programs: &Binaries) -> Result<()> {
-    let mut cluster = Cluster::new(programs, 1, None, Origin::Embedded)?;
-    let compared = compare_pages(&mut cluster);
-    compared.map_err(|error| error.context(format!("logs:\n{}", cluster.lab.story())))
-}
-
-fn compare_pages(cluster: &mut Cluster) -> Result<()> {
-    let registry = cluster.lab.host(REGISTRY)?.at(REGISTRY_PORT);
-    let listener = cluster.lab.within(REGISTRY, || Ok(TcpListener::bind(registry)?))?;
-    let _modern = Modern::start(listener)?;
-    let servers = start_node(cluster)?;
-    let wrong = servers.ask_all(&cluster.lab, &discovery::paged(), "cold")?;
-    ensure!(wrong == 0, "{wrong} rows differ without a reason");
-    for name in [modern::NAME, modern::ABSOLUTE] {
-        let tags = servers.walk(&cluster.lab, &format!("/v2/{name}/tags/list?n=2"))?;
-        ensure!(tags == modern::TAGS, "the pages of {name} lead through {tags:?}");
-    }
-    cluster.all_alive()
+    in_front_of_modern_registry(programs, |cluster, servers| {
+        let wrong = servers.ask_all(&cluster.lab, &discovery::paged(), "cold")?;
+        ensure!(wrong == 0, "{wrong} rows differ without a reason");
+        for name in [modern::NAME, modern::ABSOLUTE] {
+            let tags = servers.walk(&cluster.lab, &format!("/v2/{name}/tags/list?n=2"))?;
+            ensure!(tags == modern::TAGS, "the pages of {name} lead through {tags:?}");
+        }
+        Ok(())
+    })
 }
 
 /// Starts the node, its registry being there already.
