@@ -3,7 +3,7 @@
 //! slots, and touches no block.
 //!
 //! ```text
-//! conns.rs   downstream: accept, read requests, answer, hand bodies to the relay
+//! conns.rs   downstream: accept, read requests (requests.rs), answer, hand bodies to the relay
 //! fetch.rs   upstream: connect, ask, look at the answer, hand the body to the relay
 //! uplink.rs  upstream connections: kept, watched, given up
 //! act.rs     the relay's actions, one arm each

@@ -73,9 +73,11 @@ impl Driver {
                 State::Draining { .. } => DRAIN_MS,
                 // An answer holds its bytes until it is taken.
                 State::Heading { .. } | State::Answering => IDLE_MS,
-                State::Asking | State::Waiting { .. } | State::Streaming | State::Closing => {
-                    continue;
-                }
+                State::Asking
+                | State::Admitting { .. }
+                | State::Waiting { .. }
+                | State::Streaming
+                | State::Closing => continue,
             };
             if self.now - conn.since > Duration::from_millis(patience) {
                 // Completes the operation in flight; the rest is as if the client had left.
