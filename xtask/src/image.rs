@@ -1,8 +1,10 @@
-//! A container image out of this machine's own files, so that a demo needs no network.
+//! Container images: one out of this machine's own files, so that a demo needs no network, and
+//! fixtures out of packages, so that tests have what real images have.
 //!
-//! The image is a proper OCI image layout: several layers of uneven size, plain tar except the
+//! The former is a proper OCI image layout: several layers of uneven size, plain tar except the
 //! last, which is gzip, so that both kinds travel. The same files give the same digests.
 
+pub(crate) mod fixture;
 mod layout;
 mod source;
 
@@ -38,14 +40,33 @@ enum Which {
         #[arg(long, default_value = SIZE_DEFAULT, value_parser = parse_size)]
         size: u64,
     },
+    /// A static busybox of Debian: 2 MB in one layer
+    Tiny(Out),
+    /// Debian's Python, not configured: 59 MB in two layers
+    Small(Out),
+    /// Debian with Python and wheels for data people: 800 MB in six layers
+    Big(Out),
+}
+
+#[derive(Args, Debug)]
+struct Out {
+    /// The directory to make: an OCI image layout, tag `latest`
+    out: PathBuf,
 }
 
 /// `cargo xtask image`.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let Which::Default { out, size } = &options.which;
+    let (Which::Default { out, .. }
+    | Which::Tiny(Out { out })
+    | Which::Small(Out { out })
+    | Which::Big(Out { out })) = &options.which;
     ensure!(!out.exists(), "{} exists already", out.display());
-    let files = source::select(*size)?;
-    layout::build(&files, out)?;
+    match &options.which {
+        Which::Default { size, .. } => layout::build(&source::select(*size)?, out)?,
+        Which::Tiny(_) => fixture::export(&fixture::TINY, out)?,
+        Which::Small(_) => fixture::export(&fixture::SMALL, out)?,
+        Which::Big(_) => fixture::export(&fixture::BIG, out)?,
+    }
     println!("{}", out.display());
     Ok(())
 }

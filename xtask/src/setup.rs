@@ -23,6 +23,8 @@ pub(crate) fn debian_packages(names: &[&str]) -> Result<()> {
 
 fn apt_get_install(packages: &[&str]) -> Result<()> {
     let mut install = run::command("apt-get");
+    // Somebody else may be installing.
+    install.args(["-o", "DPkg::Lock::Timeout=300"]);
     install.args(["install", "-y", "-q", "--no-install-recommends"]).args(packages);
     install.env("DEBIAN_FRONTEND", "noninteractive");
     run::output(&mut install).map(|_| ())

@@ -17,8 +17,8 @@ use crate::run;
 /// Layers in parts of the whole: uneven, as real images are. The last one is compressed.
 const PROPORTIONS: [u64; 6] = [38, 24, 18, 10, 6, 4];
 /// The time of every file and of the image: the present would give another digest every time.
-const EPOCH_S: u64 = 1_700_000_000;
-const CREATED: &str = "2023-11-14T22:13:20Z";
+pub(super) const EPOCH_S: u64 = 1_700_000_000;
+pub(super) const CREATED: &str = "2023-11-14T22:13:20Z";
 const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 const TAR_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
@@ -101,7 +101,8 @@ fn config(layers: &[Layer]) -> Value {
     })
 }
 
-fn architecture() -> &'static str {
+/// This machine's architecture as images name it.
+pub(super) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
