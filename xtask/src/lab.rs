@@ -99,7 +99,7 @@ impl Lab {
         }
         let cgroups = match cgroup_mount() {
             Some(mount) => {
-                let root = mount.join(format!("xylem-lab-{}", &self.tag[clean::TAG.len()..]));
+                let root = mount.join(self.cgroup_name());
                 self.journal.note("cgroup", &root.display().to_string())?;
                 // A read-only hierarchy, as in a container, is the same as none.
                 fs::create_dir(&root).is_ok().then_some(root)
@@ -119,6 +119,20 @@ impl Lab {
             self.hosts.push(Host { name: name.clone(), address, netns: Some(netns), cgroup });
         }
         Ok(())
+    }
+
+    fn cgroup_name(&self) -> String {
+        format!("xylem-lab-{}", &self.tag[clean::TAG.len()..])
+    }
+
+    /// The cgroup, as a runtime names it, below which the containers of a host are to be. A
+    /// runtime makes it, in whatever hierarchies there are; the lab removes it.
+    pub(crate) fn cgroup_for_containers(&mut self, host: &str) -> Result<String> {
+        let name = self.cgroup_name();
+        for mount in mounts_of(&["cgroup", "cgroup2"]) {
+            self.journal.note("cgroup", &mount.join(&name).display().to_string())?;
+        }
+        Ok(format!("/{name}/{host}-containers"))
     }
 
     fn make_hosts_of_loopback(&mut self, names: &[String]) {
@@ -253,10 +267,16 @@ impl Drop for Lab {
 
 /// Where the cgroup v2 hierarchy is mounted, if anywhere: never assume a path.
 pub(crate) fn cgroup_mount() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/mounts").ok()?;
-    mounts.lines().find_map(|line| {
+    mounts_of(&["cgroup2"]).into_iter().next()
+}
+
+/// Where file systems of these types are mounted.
+fn mounts_of(types: &[&str]) -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let mount = |line: &str| {
         let mut fields = line.split(' ');
         let path = fields.nth(1)?;
-        (fields.next()? == "cgroup2").then(|| PathBuf::from(path))
-    })
+        types.contains(&fields.next()?).then(|| PathBuf::from(path))
+    };
+    mounts.lines().filter_map(mount).collect()
 }

@@ -44,6 +44,9 @@ pub(super) fn remove(directory: &Path) -> Result<()> {
         journal.iter().filter(move |(found, _)| found == kind).map(|(_, what)| what.as_str())
     };
     of("process").for_each(kill);
+    // Daemons start others: a runtime's shims and containers outlive it.
+    of("netns").for_each(kill_inhabitants);
+    of("cgroup").for_each(|root| kill_members(Path::new(root)));
     of("netns").try_for_each(remove_namespaces)?;
     of("cgroup").try_for_each(|root| remove_cgroup(Path::new(root)))?;
     for stores in of("directory").map(Path::new).chain([directory]) {
@@ -94,26 +97,62 @@ fn kill(stamp: &str) {
     let _ = poll_gone(Duration::from_secs(5), || journal::alive(stamp).is_none());
 }
 
-fn remove_namespaces(tag: &str) -> Result<()> {
-    let Ok(entries) = fs::read_dir("/run/netns") else { return Ok(()) };
-    let prefix = format!("{tag}-");
-    for name in entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
-        if name.starts_with(&prefix) {
-            uninterrupted(run::command("ip").args(["netns", "delete", &name]))?;
+/// Kills whatever lives in the namespaces of a lab.
+fn kill_inhabitants(tag: &str) {
+    let namespaces: Vec<u64> = namespaces(tag).iter().filter_map(|path| inode(path)).collect();
+    let Ok(processes) = fs::read_dir("/proc") else { return };
+    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    for pid in pids.filter(|pid: &u32| *pid != std::process::id()) {
+        let network = inode(Path::new(&format!("/proc/{pid}/ns/net")));
+        if network.is_some_and(|network| namespaces.contains(&network)) {
+            kill(&journal::stamp(pid));
         }
+    }
+}
+
+/// Kills whatever is in a cgroup or below it.
+fn kill_members(root: &Path) {
+    let members = fs::read_to_string(root.join("cgroup.procs")).unwrap_or_default();
+    for pid in members.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid != 0) {
+        kill(&journal::stamp(pid));
+    }
+    subdirectories(root).iter().for_each(|below| kill_members(below));
+}
+
+/// The number by which the kernel knows what lies behind a path.
+fn inode(path: &Path) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(path).ok().map(|found| found.ino())
+}
+
+fn namespaces(tag: &str) -> Vec<PathBuf> {
+    let prefix = format!("{tag}-");
+    let own = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix))
+    };
+    let entries = fs::read_dir("/run/netns").into_iter().flatten();
+    entries.filter_map(|entry| Some(entry.ok()?.path())).filter(own).collect()
+}
+
+fn remove_namespaces(tag: &str) -> Result<()> {
+    for name in namespaces(tag).iter().filter_map(|path| path.file_name()) {
+        uninterrupted(run::command("ip").args(["netns", "delete"]).arg(name))?;
     }
     Ok(())
 }
 
+fn subdirectories(path: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(path).into_iter().flatten();
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    paths.filter(|path| path.is_dir()).collect()
+}
+
+/// Removes a cgroup and all below it, the innermost first.
 fn remove_cgroup(root: &Path) -> Result<()> {
-    let Ok(entries) = fs::read_dir(root) else { return Ok(()) };
-    let children = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    for path in children.filter(|path| path.is_dir()).chain([root.to_path_buf()]) {
-        // The kernel lets go of a cgroup a moment after its last process.
-        let gone = poll_gone(Duration::from_secs(5), || fs::remove_dir(&path).is_ok());
-        gone.with_context(|| format!("cannot remove {}", path.display()))?;
-    }
-    Ok(())
+    subdirectories(root).iter().try_for_each(|below| remove_cgroup(below))?;
+    // The kernel lets go of a cgroup a moment after its last process.
+    let gone = poll_gone(Duration::from_secs(5), || fs::remove_dir(root).is_ok() || !root.exists());
+    gone.with_context(|| format!("cannot remove {}", root.display()))
 }
 
 /// Waits like [`run::wait_for`], but goes on after a signal: that is when cleaning happens.
