@@ -4,6 +4,7 @@
 
 pub(crate) mod image;
 pub(crate) mod pull;
+pub(crate) mod registry;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -94,6 +95,8 @@ pub(crate) struct Cluster {
     pub(crate) origin: Origin,
     /// The image as an OCI layout, `DIR` or `DIR:TAG`; to be set before the registry starts.
     pub(crate) layout: PathBuf,
+    /// How a `docker-registry` is to be; to be set before it starts.
+    pub(crate) settings: registry::Settings,
     nodes: Vec<String>,
 }
 
@@ -109,7 +112,8 @@ impl Cluster {
         let servers = [REGISTRY, CONTROL].map(str::to_owned);
         let hosts: Vec<String> = servers.into_iter().chain(nodes.iter().cloned()).collect();
         let lab = Lab::new(&hosts, rate)?;
-        Ok(Self { lab, programs: programs.clone(), origin, layout: PathBuf::new(), nodes })
+        let (layout, settings) = (PathBuf::new(), registry::Settings::default());
+        Ok(Self { lab, programs: programs.clone(), origin, layout, settings, nodes })
     }
 
     /// The names of the nodes.
@@ -135,12 +139,7 @@ impl Cluster {
             Origin::DockerRegistry => {
                 let config = self.lab.directory().join("registry.yml");
                 let root = self.lab.disk().join(REGISTRY);
-                let text = format!(
-                    "version: 0.1\nlog: {{level: warn, accesslog: {{disabled: true}}}}\n\
-                     storage: {{filesystem: {{rootdirectory: {}}}}}\n\
-                     http: {{addr: \"{address}\", secret: lab}}\n",
-                    root.display()
-                );
+                let text = self.settings.text(&address.to_string(), &root);
                 fs::write(&config, text).context("cannot write the registry's configuration")?;
                 let mut serve = run::command("docker-registry");
                 serve.arg("serve").arg(&config).env("OTEL_TRACES_EXPORTER", "none");

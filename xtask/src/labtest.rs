@@ -10,11 +10,13 @@ mod badupstream;
 mod broadcast;
 mod byhand;
 mod conformance;
+mod containerd;
 mod control;
 mod crowd;
 mod liar;
 pub(crate) mod links;
 mod oddhttp;
+mod mirror;
 mod parent;
 mod registry;
 mod restart;
@@ -89,6 +91,8 @@ const TESTS: &[Test] = &[
     ("control_killed_in_mid_blob", control::killed_in_mid_blob),
     ("registry_killed_in_mid_blob", registry::killed_in_mid_blob),
     ("restart_in_mid_blob_resumes", restart::in_mid_blob_resumes),
+    ("containerd_pulls_once_for_all", containerd::pulls_once_for_all),
+    ("containerd_pulls_without_a_node", containerd::pulls_without_a_node),
 ];
 
 /// How many tests passed, failed and were skipped.

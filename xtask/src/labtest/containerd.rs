@@ -1,0 +1,127 @@
+//! containerd as it is packaged, told of its node by a `hosts.toml` and nothing else.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use super::mirror::{self, at_once, client, reference, registry_url, with_fixture};
+use crate::build::Binaries;
+use crate::cluster::{Cluster, NODE_PORT};
+use crate::image::fixture;
+use crate::run;
+
+const NODES: usize = 4;
+pub(super) const PACKAGES: &[&str] = &["containerd", "runc"];
+
+/// A containerd on a host, with root, state and sockets of its own.
+#[derive(Debug)]
+pub(super) struct Containerd {
+    host: String,
+    directory: PathBuf,
+    cgroup: String,
+}
+
+impl Containerd {
+    /// Starts it, and waits until it serves. It takes its mounts with it when it goes.
+    pub(super) fn start(cluster: &mut Cluster, host: &str) -> Result<Self> {
+        let name = format!("containerd-{host}");
+        let directory = cluster.lab.directory().join(&name);
+        let root = cluster.lab.disk().join(&name);
+        fs::create_dir(&directory)?;
+        let path = |name: &str| directory.join(name).display().to_string();
+        let config = format!(
+            "version = 2\nroot = {root:?}\nstate = {:?}\n\
+             disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
+             [grpc]\naddress = {:?}\n[ttrpc]\naddress = {:?}\n\
+             [plugins.\"io.containerd.internal.v1.opt\"]\npath = {:?}\n",
+            path("state"),
+            path("sock"),
+            path("sock.ttrpc"),
+            path("opt"),
+        );
+        fs::write(directory.join("config.toml"), config)?;
+        // What it keeps in its usual place, sockets of shims, several would share.
+        let script = "mkdir -p /run/containerd && mount -t tmpfs tmpfs /run/containerd && \
+                      exec containerd --config \"$1\"";
+        let mut containerd = Command::new("unshare");
+        containerd.args(["--mount", "sh", "-c", script, "sh", &path("config.toml")]);
+        cluster.lab.start(host, &name, containerd)?;
+        cluster.lab.process(&name)?.wait_for_words("containerd successfully booted")?;
+        let cgroup = cluster.lab.cgroup_for_containers(host)?;
+        Ok(Self { host: host.to_owned(), directory, cgroup })
+    }
+
+    fn ctr(&self, cluster: &Cluster) -> Result<Command> {
+        let mut ctr = client(cluster, &self.host, "ctr")?;
+        ctr.arg("--address").arg(self.directory.join("sock"));
+        Ok(ctr)
+    }
+
+    /// `ctr images pull` with a `hosts.toml` that names a mirror before the registry.
+    pub(super) fn pull(&self, cluster: &Cluster, image: &str) -> Result<Command> {
+        let hosts = self.directory.join("certs.d");
+        let (registry, _) = image.split_once('/').context("a reference without a registry")?;
+        fs::create_dir_all(hosts.join(registry))?;
+        fs::write(hosts.join(registry).join("hosts.toml"), hosts_toml(cluster, &self.host)?)?;
+        let mut ctr = self.ctr(cluster)?;
+        ctr.args(["images", "pull", "--hosts-dir"]).arg(hosts).arg(image);
+        Ok(ctr)
+    }
+
+    /// `ctr run` of an image that was pulled, removed when it has ended.
+    pub(super) fn run(&self, cluster: &Cluster, image: &str) -> Result<Command> {
+        let mut ctr = self.ctr(cluster)?;
+        let id = format!("{}-container", self.host);
+        ctr.args(["run", "--rm", "--cgroup", &format!("{}/{id}", self.cgroup)]);
+        ctr.arg("--fifo-dir").arg(self.directory.join("fifo"));
+        ctr.arg("--runc-root").arg(self.directory.join("runc")).args([image, &id]);
+        Ok(ctr)
+    }
+}
+
+/// What a user writes, or `xylem install containerd` for them.
+fn hosts_toml(cluster: &Cluster, host: &str) -> Result<String> {
+    let node = cluster.lab.host(host)?.at(NODE_PORT);
+    Ok(format!(
+        "server = \"{}\"\n\n[host.\"http://{node}\"]\n  capabilities = [\"pull\", \"resolve\"]\n",
+        registry_url(cluster)?
+    ))
+}
+
+/// Four nodes pull the same image at once and run it; the registry has sent it once.
+pub(super) fn pulls_once_for_all(programs: &Binaries) -> Result<()> {
+    with_fixture(programs, NODES, &fixture::SMALL, PACKAGES, |cluster| {
+        cluster.start()?;
+        let image = cluster.image()?;
+        let nodes = cluster.nodes().to_vec();
+        let runtimes = nodes.iter().map(|node| Containerd::start(cluster, node));
+        let runtimes: Vec<Containerd> = runtimes.collect::<Result<_>>()?;
+        let reference = reference();
+        let pulls = runtimes.iter().map(|runtime| runtime.pull(cluster, &reference));
+        at_once(pulls.collect::<Result<_>>()?)?;
+        let runs = runtimes.iter().map(|runtime| runtime.run(cluster, &reference));
+        for said in at_once(runs.collect::<Result<_>>()?)? {
+            ensure!(said.contains("handler ran"), "the container says `{said}`");
+        }
+        cluster.all_alive()?;
+        nodes.iter().try_for_each(|node| cluster.verify(node, &image))?;
+        mirror::sent_once(cluster, &image)
+    })
+}
+
+/// Where no node runs the image comes from the registry itself.
+pub(super) fn pulls_without_a_node(programs: &Binaries) -> Result<()> {
+    with_fixture(programs, 1, &fixture::TINY, PACKAGES, |cluster| {
+        cluster.start_registry()?;
+        cluster.push()?;
+        let node = cluster.nodes()[0].clone();
+        let runtime = Containerd::start(cluster, &node)?;
+        let reference = reference();
+        run::output(&mut runtime.pull(cluster, &reference)?)?;
+        let said = run::output(&mut runtime.run(cluster, &reference)?)?;
+        ensure!(said.contains("uid=0"), "the container says `{said}`");
+        mirror::gone_past(cluster)
+    })
+}

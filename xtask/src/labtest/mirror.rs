@@ -1,0 +1,90 @@
+//! What tests of unmodified clients share: a registry that logs, clients side by side, one name.
+
+use std::process::Command;
+use std::thread;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::build::Binaries;
+use crate::cluster::image::Image;
+use crate::cluster::registry::{Served, served};
+use crate::cluster::{Cluster, Origin, REGISTRY, REGISTRY_PORT, REPOSITORY, TAG};
+use crate::image::fixture::{self, Recipe};
+use crate::{run, setup};
+
+use super::PULL;
+
+/// The registry as image references name it: not where it is.
+pub(super) const NAME: &str = "registry.example.com";
+const RATE: &str = "1gbit";
+
+/// The image as a client names it.
+pub(super) fn reference() -> String {
+    format!("{NAME}/{REPOSITORY}:{TAG}")
+}
+
+/// Where the registry really is.
+pub(super) fn registry_url(cluster: &Cluster) -> Result<String> {
+    Ok(format!("http://{}", cluster.lab.host(REGISTRY)?.at(REGISTRY_PORT)))
+}
+
+/// Runs a test against a lab with a real registry and an image of real packages, nothing started.
+pub(super) fn with_fixture(
+    programs: &Binaries,
+    nodes: usize,
+    recipe: &Recipe,
+    packages: &[&str],
+    test: impl FnOnce(&mut Cluster) -> Result<()>,
+) -> Result<()> {
+    setup::debian_packages(&["docker-registry", "skopeo"])?;
+    setup::debian_packages(packages)?;
+    let layout = fixture::cached(recipe)?;
+    let mut cluster = Cluster::new(programs, nodes, Some(RATE), Origin::DockerRegistry)?;
+    cluster.layout = layout;
+    cluster.settings.access_log = true;
+    test(&mut cluster).map_err(|error| error.context(format!("logs:\n{}", cluster.lab.story())))
+}
+
+/// A client's command on a host; one that hangs is ended.
+pub(super) fn client(cluster: &Cluster, host: &str, program: &str) -> Result<Command> {
+    let mut command = run::command("timeout");
+    command.args(["--kill-after=5", &PULL.as_secs().to_string(), program]);
+    cluster.lab.place(host, &mut command)?;
+    Ok(command)
+}
+
+/// Runs commands at once, to their ends; what each printed, or the first failure.
+pub(super) fn at_once(commands: Vec<Command>) -> Result<Vec<String>> {
+    thread::scope(|scope| {
+        let start = |mut command| scope.spawn(move || run::output(&mut command));
+        let threads: Vec<_> = commands.into_iter().map(start).collect();
+        let outputs = threads.into_iter().map(|thread| thread.join().expect("no panic in there"));
+        outputs.collect()
+    })
+}
+
+/// What the registry has answered since it was filled, save what this program has asked it.
+pub(super) fn asked_of_registry(cluster: &mut Cluster) -> Result<Vec<Served>> {
+    let own = cluster.lab.host(REGISTRY)?.address.to_string();
+    let mut served = served(&cluster.lab.process(REGISTRY)?.said())?;
+    served.retain(|it| it.client != own);
+    Ok(served)
+}
+
+/// Fails unless the registry has sent every blob of the image once, and to nodes only.
+pub(super) fn sent_once(cluster: &mut Cluster, image: &Image) -> Result<()> {
+    let served = asked_of_registry(cluster)?;
+    let strangers = served.iter().find(|it| !it.agent.starts_with("xylem"));
+    ensure!(strangers.is_none(), "a client has gone past its node: {strangers:?}");
+    let sent: u64 = served.iter().filter(|it| it.is_blob()).map(|it| it.bytes).sum();
+    let (all, blobs) = (image.body_bytes(), image.blobs().count());
+    ensure!(sent == all, "the registry has sent {sent} bytes of {blobs} blobs of {all} bytes");
+    Ok(())
+}
+
+/// Fails unless somebody other than a node was served a blob: a client by itself.
+pub(super) fn gone_past(cluster: &mut Cluster) -> Result<()> {
+    let served = asked_of_registry(cluster)?;
+    let direct = served.iter().find(|it| it.is_blob() && !it.agent.starts_with("xylem"));
+    direct.map(|_| ()).context("no client has asked the registry itself")
+}
