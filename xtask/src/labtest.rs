@@ -18,6 +18,7 @@ pub(crate) mod links;
 mod oddhttp;
 mod mirror;
 mod parent;
+mod podman;
 mod registry;
 mod restart;
 mod stuck;
@@ -93,6 +94,9 @@ const TESTS: &[Test] = &[
     ("restart_in_mid_blob_resumes", restart::in_mid_blob_resumes),
     ("containerd_pulls_once_for_all", containerd::pulls_once_for_all),
     ("containerd_pulls_without_a_node", containerd::pulls_without_a_node),
+    ("skopeo_copies_by_the_registry_s_name", podman::skopeo_copies_by_the_registry_s_name),
+    ("buildah_begins_from_it", podman::buildah_begins_from_it),
+    ("podman_pulls_and_runs", podman::podman_pulls_and_runs),
 ];
 
 /// How many tests passed, failed and were skipped.
