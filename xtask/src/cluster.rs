@@ -171,15 +171,21 @@ impl Cluster {
         if self.origin == Origin::Embedded {
             return Ok(());
         }
-        let mut skopeo = run::command("skopeo");
-        skopeo.args(["--insecure-policy", "copy", "--quiet", "--preserve-digests"]);
-        skopeo.args(["--dest-tls-verify=false", &format!("oci:{}", self.layout.display())]);
-        skopeo.arg(format!("docker://{}", self.reference()?));
-        self.lab.place(REGISTRY, &mut skopeo)?;
-        run::output(&mut skopeo).context("cannot push the image")?;
+        let layout = format!("oci:{}", self.layout.display());
+        self.push_as(&layout, &format!("{REPOSITORY}:{TAG}"), &["--preserve-digests"])?;
         // It was asked for every blob before it had it, and has said so: that is no news.
         self.lab.process(REGISTRY)?.forget();
         Ok(())
+    }
+
+    /// Copies an image into the registry, with what `skopeo copy` needs to know more.
+    pub(crate) fn push_as(&self, from: &str, name_and_tag: &str, more: &[&str]) -> Result<()> {
+        let registry = self.lab.host(REGISTRY)?.at(REGISTRY_PORT);
+        let mut skopeo = run::command("skopeo");
+        skopeo.args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"]);
+        skopeo.args(more).args([from, &format!("docker://{registry}/{name_and_tag}")]);
+        self.lab.place(REGISTRY, &mut skopeo)?;
+        run::output(&mut skopeo).map(|_| ()).with_context(|| format!("cannot push {name_and_tag}"))
     }
 
     /// What to pull: registry, name and tag.

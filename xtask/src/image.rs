@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
+pub(crate) use layout::architecture;
 
 /// Megabytes of files in the image where nothing else is asked for.
 const SIZE_DEFAULT: &str = "300MB";

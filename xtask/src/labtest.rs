@@ -13,6 +13,8 @@ mod conformance;
 mod containerd;
 mod control;
 mod crowd;
+mod kinds;
+mod layout;
 mod liar;
 pub(crate) mod links;
 mod oddhttp;
@@ -97,6 +99,9 @@ const TESTS: &[Test] = &[
     ("skopeo_copies_by_the_registry_s_name", podman::skopeo_copies_by_the_registry_s_name),
     ("buildah_begins_from_it", podman::buildah_begins_from_it),
     ("podman_pulls_and_runs", podman::podman_pulls_and_runs),
+    ("kinds_of_images_can_all_be_pulled", kinds::all_can_be_pulled),
+    ("platforms_are_trees_of_their_own", kinds::platforms_are_apart),
+    ("artifacts_pass_through", kinds::artifacts_pass_through),
 ];
 
 /// How many tests passed, failed and were skipped.

@@ -102,7 +102,7 @@ fn config(layers: &[Layer]) -> Value {
 }
 
 /// This machine's architecture as images name it.
-pub(super) fn architecture() -> &'static str {
+pub(crate) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

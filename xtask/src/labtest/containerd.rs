@@ -60,13 +60,13 @@ impl Containerd {
     }
 
     /// `ctr images pull` with a `hosts.toml` that names a mirror before the registry.
-    pub(super) fn pull(&self, cluster: &Cluster, image: &str) -> Result<Command> {
+    pub(super) fn pull(&self, cluster: &Cluster, image: &str, more: &[&str]) -> Result<Command> {
         let hosts = self.directory.join("certs.d");
         let (registry, _) = image.split_once('/').context("a reference without a registry")?;
         fs::create_dir_all(hosts.join(registry))?;
         fs::write(hosts.join(registry).join("hosts.toml"), hosts_toml(cluster, &self.host)?)?;
         let mut ctr = self.ctr(cluster)?;
-        ctr.args(["images", "pull", "--hosts-dir"]).arg(hosts).arg(image);
+        ctr.args(["images", "pull", "--hosts-dir"]).arg(hosts).args(more).arg(image);
         Ok(ctr)
     }
 
@@ -99,7 +99,7 @@ pub(super) fn pulls_once_for_all(programs: &Binaries) -> Result<()> {
         let runtimes = nodes.iter().map(|node| Containerd::start(cluster, node));
         let runtimes: Vec<Containerd> = runtimes.collect::<Result<_>>()?;
         let reference = reference();
-        let pulls = runtimes.iter().map(|runtime| runtime.pull(cluster, &reference));
+        let pulls = runtimes.iter().map(|runtime| runtime.pull(cluster, &reference, &[]));
         at_once(pulls.collect::<Result<_>>()?)?;
         let runs = runtimes.iter().map(|runtime| runtime.run(cluster, &reference));
         for said in at_once(runs.collect::<Result<_>>()?)? {
@@ -119,7 +119,7 @@ pub(super) fn pulls_without_a_node(programs: &Binaries) -> Result<()> {
         let node = cluster.nodes()[0].clone();
         let runtime = Containerd::start(cluster, &node)?;
         let reference = reference();
-        run::output(&mut runtime.pull(cluster, &reference)?)?;
+        run::output(&mut runtime.pull(cluster, &reference, &[])?)?;
         let said = run::output(&mut runtime.run(cluster, &reference)?)?;
         ensure!(said.contains("uid=0"), "the container says `{said}`");
         mirror::gone_past(cluster)
