@@ -178,6 +178,12 @@ impl Cluster {
         Ok(())
     }
 
+    /// Where the registry is.
+    pub(crate) fn registry_url(&self) -> Result<String> {
+        let scheme = if self.settings.tls.is_some() { "https" } else { "http" };
+        Ok(format!("{scheme}://{}", self.lab.host(REGISTRY)?.at(REGISTRY_PORT)))
+    }
+
     /// Copies an image into the registry, with what `skopeo copy` needs to know more.
     pub(crate) fn push_as(&self, from: &str, name_and_tag: &str, more: &[&str]) -> Result<()> {
         let registry = self.lab.host(REGISTRY)?.at(REGISTRY_PORT);
@@ -213,9 +219,8 @@ impl Cluster {
     pub(crate) fn start_node(&mut self, node: &str, more: &[&str]) -> Result<()> {
         let address = self.lab.host(node)?.at(NODE_PORT).to_string();
         let control = self.lab.host(CONTROL)?.at(CONTROL_PORT);
-        let upstream = self.lab.host(REGISTRY)?.at(REGISTRY_PORT);
         let mut xylemd = self.xylemd(node, &address);
-        xylemd.args(["--upstream", &format!("http://{upstream}")]);
+        xylemd.args(["--upstream", &self.registry_url()?]);
         xylemd.args(["--control", &format!("http://{control}")]);
         if let Some(object) = &self.programs.object {
             xylemd.arg("--probe-object").arg(object);

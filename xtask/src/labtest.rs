@@ -10,6 +10,7 @@ mod badupstream;
 mod broadcast;
 mod byhand;
 mod conformance;
+mod certificates;
 mod containerd;
 mod control;
 mod crowd;
@@ -21,9 +22,11 @@ mod oddhttp;
 mod mirror;
 mod parent;
 mod podman;
+mod private;
 mod registry;
 mod restart;
 mod stuck;
+mod tokens;
 
 use std::time::{Duration, Instant};
 
@@ -102,6 +105,9 @@ const TESTS: &[Test] = &[
     ("kinds_of_images_can_all_be_pulled", kinds::all_can_be_pulled),
     ("platforms_are_trees_of_their_own", kinds::platforms_are_apart),
     ("artifacts_pass_through", kinds::artifacts_pass_through),
+    ("private_registry_with_passwords", private::with_passwords),
+    ("private_registry_with_tokens", private::with_tokens),
+    ("registry_with_an_authority_of_its_own", private::with_own_authority),
 ];
 
 /// How many tests passed, failed and were skipped.

@@ -1,7 +1,7 @@
 //! An image as its manifest describes it, and the proof that a store has it; fetches no blob.
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -40,6 +40,14 @@ impl Image {
             return Self::ask(registry, name, digest);
         }
         Self::describe(&answer.body, &manifest).context("cannot read the manifest")
+    }
+
+    /// Reads the only image of a layout.
+    pub(crate) fn read(layout: &Path) -> Result<Self> {
+        let index: Value = serde_json::from_slice(&fs::read(layout.join("index.json"))?)?;
+        let digest = index["manifests"][0]["digest"].as_str().context("no manifest in there")?;
+        let bytes = fs::read(layout.join("blobs").join(digest.replacen(':', "/", 1)))?;
+        Self::describe(&bytes, &serde_json::from_slice(&bytes)?)
     }
 
     fn describe(bytes: &[u8], manifest: &Value) -> Result<Self> {

@@ -13,6 +13,8 @@ pub(crate) struct Settings {
     pub(crate) auth: Option<String>,
     /// Certificate and key.
     pub(crate) tls: Option<(PathBuf, PathBuf)>,
+    /// The certificate of the authority behind that, which its nodes are to trust.
+    pub(crate) authority: Option<PathBuf>,
 }
 
 impl Settings {
@@ -50,9 +52,16 @@ pub(crate) struct Served {
 }
 
 impl Served {
+    /// Whether it was given what it had asked for.
+    pub(crate) fn is_good(&self) -> bool {
+        self.status < 300
+    }
+
     /// Whether a blob's bytes were sent.
     pub(crate) fn is_blob(&self) -> bool {
-        self.request.starts_with("GET ") && self.request.contains("/blobs/sha256:")
+        self.is_good()
+            && self.request.starts_with("GET ")
+            && self.request.contains("/blobs/sha256:")
     }
 }
 

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::mirror::{self, at_once, client, reference, registry_url, with_fixture};
+use super::mirror::{self, at_once, client, reference, with_fixture};
 use crate::build::Binaries;
 use crate::cluster::{Cluster, NODE_PORT};
 use crate::image::fixture;
@@ -84,9 +84,13 @@ impl Containerd {
 /// What a user writes, or `xylem install containerd` for them.
 fn hosts_toml(cluster: &Cluster, host: &str) -> Result<String> {
     let node = cluster.lab.host(host)?.at(NODE_PORT);
+    let registry = cluster.registry_url()?;
+    let authority = cluster.settings.authority.as_ref();
+    let ca = authority.map(|file| format!("ca = {:?}\n", file.display().to_string()));
+    let ca = ca.unwrap_or_default();
     Ok(format!(
-        "server = \"{}\"\n\n[host.\"http://{node}\"]\n  capabilities = [\"pull\", \"resolve\"]\n",
-        registry_url(cluster)?
+        "server = {registry:?}\n{ca}\n[host.\"http://{node}\"]\n  \
+         capabilities = [\"pull\", \"resolve\"]\n"
     ))
 }
 

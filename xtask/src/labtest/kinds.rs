@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::containerd::{self, Containerd};
 use super::layout::{INDEX, Layout, MANIFEST, archive, first_layer};
-use super::mirror::{self, NAME, with_fixture};
+use super::mirror::{self, ACCEPT, NAME, with_fixture};
 use super::podman::{self, Setting};
 use crate::build::Binaries;
 use crate::cluster::image::hash;
@@ -17,11 +17,6 @@ use crate::cluster::{CONTROL, Cluster, NODE_PORT, REGISTRY, REGISTRY_PORT};
 use crate::image::fixture;
 use crate::{http, run};
 
-/// What can be pulled: everything.
-const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, \
-                      application/vnd.oci.image.index.v1+json, \
-                      application/vnd.docker.distribution.manifest.v2+json, \
-                      application/vnd.docker.distribution.manifest.list.v2+json";
 /// As many as the clients unpack: overlay file systems have a bound, and clients too.
 const LAYERS: usize = 120;
 const SAYS: &str = "as it should";

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
 
 use super::mirror::{self, NAME, client, reference, with_fixture};
 use crate::build::Binaries;
@@ -46,6 +49,13 @@ impl Setting {
 
     fn write(&self, name: &str, text: &str) -> Result<()> {
         fs::write(self.directory.join(name), text).with_context(|| format!("cannot write {name}"))
+    }
+
+    /// Writes credentials as `podman login` does: for the node, which is whom the client asks.
+    pub(super) fn log_in(&self, cluster: &Cluster, user: &str, password: &str) -> Result<()> {
+        let node = cluster.lab.host(&self.host)?.at(NODE_PORT).to_string();
+        let auth = STANDARD.encode(format!("{user}:{password}"));
+        self.write("auth.json", &json!({"auths": {node: {"auth": auth}}}).to_string())
     }
 
     /// A client that finds all this; its mounts go when it ends.
@@ -92,7 +102,7 @@ impl Setting {
     }
 
     /// `--signature-policy` for the commands that take it.
-    fn policy(&self) -> String {
+    pub(super) fn policy(&self) -> String {
         format!("--signature-policy={}", self.directory.join("policy.json").display())
     }
 
