@@ -97,7 +97,7 @@ fn hosts_toml(cluster: &Cluster, host: &str) -> Result<String> {
 /// Four nodes pull the same image at once and run it; the registry has sent it once.
 pub(super) fn pulls_once_for_all(programs: &Binaries) -> Result<()> {
     with_fixture(programs, NODES, &fixture::SMALL, PACKAGES, |cluster| {
-        cluster.start()?;
+        mirror::start(cluster)?;
         let image = cluster.image()?;
         let nodes = cluster.nodes().to_vec();
         let runtimes = nodes.iter().map(|node| Containerd::start(cluster, node));

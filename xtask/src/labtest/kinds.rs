@@ -145,8 +145,7 @@ fn with_kinds(
 
 fn start(cluster: &mut Cluster) -> Result<()> {
     cluster.lab.process(REGISTRY)?.forget();
-    cluster.start_control()?;
-    cluster.nodes().to_vec().iter().try_for_each(|node| cluster.start_node(node, &[]))
+    mirror::start_nodes(cluster)
 }
 
 fn repository(kind: &str) -> String {

@@ -46,6 +46,13 @@ pub(super) fn with_fixture(
     test(&mut cluster).map_err(|error| error.context(format!("logs:\n{}", cluster.lab.story())))
 }
 
+/// Starts everything, with the image in the registry.
+pub(super) fn start(cluster: &mut Cluster) -> Result<()> {
+    cluster.start_registry()?;
+    cluster.push()?;
+    start_nodes(cluster)
+}
+
 /// Starts control and all nodes, which know the registry by its name.
 pub(super) fn start_nodes(cluster: &mut Cluster) -> Result<()> {
     cluster.start_control()?;

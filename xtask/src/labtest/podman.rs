@@ -129,7 +129,7 @@ fn with_setting(
     test: impl FnOnce(&mut Cluster, &Setting, &Image) -> Result<()>,
 ) -> Result<()> {
     with_fixture(programs, 2, &fixture::TINY, PACKAGES, |cluster| {
-        cluster.start()?;
+        mirror::start(cluster)?;
         let image = cluster.image()?;
         let node = cluster.nodes()[0].clone();
         let setting = Setting::new(cluster, &node)?;
