@@ -45,7 +45,7 @@ enum Which {
     Tiny(Out),
     /// Debian's Python, not configured: 59 MB in two layers
     Small(Out),
-    /// Debian with Python and wheels for data people: 800 MB in six layers
+    /// Debian with Python and wheels for data people: 800 MB in seven layers
     Big(Out),
 }
 

@@ -84,7 +84,7 @@ pub(crate) const SMALL: Recipe = Recipe {
     argument: "/opt/fn/handler.py",
 };
 
-/// Python with what data people use: 800 MB in six layers, 260 MB compressed.
+/// Python with what data people use: 800 MB in seven layers, 258 MB compressed.
 pub(crate) const BIG: Recipe = Recipe {
     name: "big",
     layers: &[
@@ -116,6 +116,7 @@ pub(crate) const BIG: Recipe = Recipe {
             "packaging==25.0",
             "pyparsing==3.2.3",
         ]),
+        Layer::Wheels(&["numba==0.61.2", "llvmlite==0.44.0"]),
         Layer::Handler,
     ],
     entrypoint: "/usr/bin/python3",
@@ -136,10 +137,29 @@ pub(crate) fn cached(recipe: &Recipe) -> Result<PathBuf> {
     }
     let partial = cache.join(format!("{}-partial-{}", recipe.name, std::process::id()));
     let built = recipe.build(&partial);
-    let built = built.and_then(|()| Ok(fs::rename(partial.join("layout"), &out)?));
+    let built = built.and_then(|()| take(&partial.join("layout"), &out));
     let _ = fs::remove_dir_all(&partial);
     built.with_context(|| format!("cannot build the image `{}`", recipe.name))?;
+    remove_stale(&cache, recipe, &out);
     Ok(out)
+}
+
+/// Moves what was built to its place, where somebody else may have put the same in between.
+fn take(built: &Path, out: &Path) -> Result<()> {
+    fs::rename(built, out).or_else(|error| if out.exists() { Ok(()) } else { Err(error) })?;
+    Ok(())
+}
+
+/// Removes what earlier recipes of the same name have made; what is being made stays.
+fn remove_stale(cache: &Path, recipe: &Recipe, out: &Path) {
+    let prefix = format!("{}-", recipe.name);
+    for entry in fs::read_dir(cache).into_iter().flatten().filter_map(|entry| entry.ok()) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let own = name.strip_prefix(&prefix).is_some_and(|rest| !rest.starts_with("partial-"));
+        if own && entry.path() != out {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// Copies the image's layout to a directory that must not be there yet.
