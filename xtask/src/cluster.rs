@@ -134,21 +134,11 @@ impl Cluster {
 
     /// Starts the registry, or starts it again over what it had stored.
     pub(crate) fn start_registry(&mut self) -> Result<()> {
-        let address = self.lab.host(REGISTRY)?.at(REGISTRY_PORT);
         match self.origin {
-            Origin::DockerRegistry => {
-                let config = self.lab.directory().join("registry.yml");
-                let root = self.lab.disk().join(REGISTRY);
-                let text = self.settings.text(&address.to_string(), &root);
-                fs::write(&config, text).context("cannot write the registry's configuration")?;
-                let mut serve = run::command("docker-registry");
-                serve.arg("serve").arg(&config).env("OTEL_TRACES_EXPORTER", "none");
-                self.lab.start(REGISTRY, REGISTRY, serve)?;
-                let process = self.lab.process(REGISTRY)?.pid();
-                self.wait_for_answer(REGISTRY, process, address)
-            }
+            Origin::DockerRegistry => self.start_docker_registry(REGISTRY, REGISTRY_PORT),
             Origin::Embedded => {
-                let mut serve = self.xylemd(REGISTRY, &address.to_string());
+                let address = self.lab.host(REGISTRY)?.at(REGISTRY_PORT).to_string();
+                let mut serve = self.xylemd(REGISTRY, &address);
                 serve.args(["--upstream", &format!("oci:{}", self.layout.display())]);
                 serve.args(["--probes", "off"]);
                 self.lab.start(REGISTRY, REGISTRY, serve)?;
@@ -157,12 +147,20 @@ impl Cluster {
         }
     }
 
-    /// The registry says nothing when it is ready: it is when it answers.
-    fn wait_for_answer(&mut self, name: &str, pid: u32, to: std::net::SocketAddr) -> Result<()> {
-        let what = format!("an answer of {name} (pid {pid})");
+    /// Starts a registry on the registry's host, under a name and at a port of its own.
+    pub(crate) fn start_docker_registry(&mut self, name: &str, port: u16) -> Result<()> {
+        let address = self.lab.host(REGISTRY)?.at(port);
+        let config = self.lab.directory().join(format!("{name}.yml"));
+        let text = self.settings.text(&address.to_string(), &self.lab.disk().join(name));
+        fs::write(&config, text).context("cannot write the registry's configuration")?;
+        let mut serve = run::command("docker-registry");
+        serve.arg("serve").arg(&config).env("OTEL_TRACES_EXPORTER", "none");
+        self.lab.start(REGISTRY, name, serve)?;
+        // It says nothing when it is ready: it is when it answers.
+        let what = format!("an answer of {name} (pid {})", self.lab.process(name)?.pid());
         run::wait_for(&what, Duration::from_secs(20), || {
             self.lab.process(name)?.is_alive()?;
-            Ok(self.lab.within(name, || http::get(to, "/v2/", &[])).ok().map(|_| ()))
+            Ok(self.lab.within(REGISTRY, || http::get(address, "/v2/", &[])).ok().map(|_| ()))
         })
     }
 
@@ -180,13 +178,29 @@ impl Cluster {
 
     /// Where the registry is.
     pub(crate) fn registry_url(&self) -> Result<String> {
+        self.registry_url_at(REGISTRY_PORT)
+    }
+
+    /// Where the registry at that port is.
+    pub(crate) fn registry_url_at(&self, port: u16) -> Result<String> {
         let scheme = if self.settings.tls.is_some() { "https" } else { "http" };
-        Ok(format!("{scheme}://{}", self.lab.host(REGISTRY)?.at(REGISTRY_PORT)))
+        Ok(format!("{scheme}://{}", self.lab.host(REGISTRY)?.at(port)))
     }
 
     /// Copies an image into the registry, with what `skopeo copy` needs to know more.
     pub(crate) fn push_as(&self, from: &str, name_and_tag: &str, more: &[&str]) -> Result<()> {
-        let registry = self.lab.host(REGISTRY)?.at(REGISTRY_PORT);
+        self.push_to(REGISTRY_PORT, from, name_and_tag, more)
+    }
+
+    /// The same for the registry at that port.
+    pub(crate) fn push_to(
+        &self,
+        port: u16,
+        from: &str,
+        name_and_tag: &str,
+        more: &[&str],
+    ) -> Result<()> {
+        let registry = self.lab.host(REGISTRY)?.at(port);
         let mut skopeo = run::command("skopeo");
         skopeo.args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"]);
         skopeo.args(more).args([from, &format!("docker://{registry}/{name_and_tag}")]);

@@ -23,6 +23,7 @@ mod mirror;
 mod parent;
 mod podman;
 mod private;
+mod registries;
 mod registry;
 mod restart;
 mod stuck;
@@ -107,6 +108,8 @@ const TESTS: &[Test] = &[
     ("artifacts_pass_through", kinds::artifacts_pass_through),
     ("private_registry_with_passwords", private::with_passwords),
     ("private_registry_with_tokens", private::with_tokens),
+    ("registries_are_kept_apart", registries::are_kept_apart),
+    ("registry_that_is_unknown_is_left_alone", registries::unknown_is_left_alone),
     ("registry_with_an_authority_of_its_own", private::with_own_authority),
 ];
 

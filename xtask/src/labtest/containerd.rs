@@ -61,10 +61,22 @@ impl Containerd {
 
     /// `ctr images pull` with a `hosts.toml` that names a mirror before the registry.
     pub(super) fn pull(&self, cluster: &Cluster, image: &str, more: &[&str]) -> Result<Command> {
+        self.pull_from(cluster, &cluster.registry_url()?, image, more)
+    }
+
+    /// The same where the registry that the image names is there.
+    pub(super) fn pull_from(
+        &self,
+        cluster: &Cluster,
+        server: &str,
+        image: &str,
+        more: &[&str],
+    ) -> Result<Command> {
         let hosts = self.directory.join("certs.d");
         let (registry, _) = image.split_once('/').context("a reference without a registry")?;
-        fs::create_dir_all(hosts.join(registry))?;
-        fs::write(hosts.join(registry).join("hosts.toml"), hosts_toml(cluster, &self.host)?)?;
+        let directory = hosts.join(registry);
+        fs::create_dir_all(&directory)?;
+        fs::write(directory.join("hosts.toml"), hosts_toml(cluster, &self.host, server)?)?;
         let mut ctr = self.ctr(cluster)?;
         ctr.args(["images", "pull", "--hosts-dir"]).arg(hosts).args(more).arg(image);
         Ok(ctr)
@@ -82,14 +94,13 @@ impl Containerd {
 }
 
 /// What a user writes, or `xylem install containerd` for them.
-fn hosts_toml(cluster: &Cluster, host: &str) -> Result<String> {
+fn hosts_toml(cluster: &Cluster, host: &str, server: &str) -> Result<String> {
     let node = cluster.lab.host(host)?.at(NODE_PORT);
-    let registry = cluster.registry_url()?;
     let authority = cluster.settings.authority.as_ref();
     let ca = authority.map(|file| format!("ca = {:?}\n", file.display().to_string()));
     let ca = ca.unwrap_or_default();
     Ok(format!(
-        "server = {registry:?}\n{ca}\n[host.\"http://{node}\"]\n  \
+        "server = {server:?}\n{ca}\n[host.\"http://{node}\"]\n  \
          capabilities = [\"pull\", \"resolve\"]\n"
     ))
 }

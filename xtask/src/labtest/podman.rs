@@ -1,6 +1,7 @@
 //! podman, skopeo and buildah as they are packaged: what they share is a `registries.conf`.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -36,9 +37,7 @@ impl Setting {
         let cgroup = cluster.lab.cgroup_for_containers(host)?;
         let storage = cluster.lab.disk().join(&name);
         let setting = Self { host: host.to_owned(), directory, storage, cgroup };
-        let registry = cluster.lab.host(REGISTRY)?.at(REGISTRY_PORT);
-        let node = cluster.lab.host(host)?.at(NODE_PORT);
-        setting.write("registries.conf", &registries_conf(&format!("{registry}"), &node))?;
+        setting.mirror(cluster, &[(NAME, REGISTRY_PORT)])?;
         setting.write("policy.json", r#"{"default": [{"type": "insecureAcceptAnything"}]}"#)?;
         setting.write("auth.json", "{}")?;
         // The defaults are limits that a machine may not let its root set.
@@ -49,6 +48,15 @@ impl Setting {
 
     fn write(&self, name: &str, text: &str) -> Result<()> {
         fs::write(self.directory.join(name), text).with_context(|| format!("cannot write {name}"))
+    }
+
+    /// Makes the host's node a mirror of these registries: their names, and the ports where they
+    /// really are.
+    pub(super) fn mirror(&self, cluster: &Cluster, registries: &[(&str, u16)]) -> Result<()> {
+        let node = cluster.lab.host(&self.host)?.at(NODE_PORT);
+        let servers = cluster.lab.host(REGISTRY)?;
+        let entry = |(name, port): &(&str, u16)| registries_conf(name, servers.at(*port), node);
+        self.write("registries.conf", &registries.iter().map(entry).collect::<String>())
     }
 
     /// Writes credentials as `podman login` does: for the node, which is whom the client asks.
@@ -116,11 +124,12 @@ impl Setting {
 }
 
 /// What a user writes, or `xylem install podman` for them. The clients do not say which registry
-/// they mean: the path of the mirror does.
-fn registries_conf(registry: &str, node: &std::net::SocketAddr) -> String {
+/// they mean: the path of the mirror does, in which a port follows two underscores.
+fn registries_conf(name: &str, registry: SocketAddr, node: SocketAddr) -> String {
+    let path = name.replace(':', "__");
     format!(
-        "[[registry]]\nprefix = \"{NAME}\"\nlocation = \"{registry}\"\ninsecure = true\n\n\
-         [[registry.mirror]]\nlocation = \"{node}/{NAME}\"\ninsecure = true\n"
+        "[[registry]]\nprefix = \"{name}\"\nlocation = \"{registry}\"\ninsecure = true\n\n\
+         [[registry.mirror]]\nlocation = \"{node}/{path}\"\ninsecure = true\n\n"
     )
 }
 
