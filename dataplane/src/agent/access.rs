@@ -179,6 +179,11 @@ impl Agent {
         until: Instant,
     ) {
         let Some(grantor) = &self.access.settings.grantor else { return };
+        if self.access.vouchers.borrow().vouched(request) {
+            // It has no credentials but a node's word, which nobody else brings: remembered, it
+            // would be the right of everybody without credentials.
+            return;
+        }
         let digests: Vec<Digest> = digests.into_iter().collect();
         if request.authorization.is_none() && request.node.is_none() && until > Instant::now() {
             self.store.mark_public(&digests);

@@ -219,6 +219,26 @@ fn without_a_time_a_tag_is_not_given_out_unconfirmed() {
 }
 
 #[test]
+fn what_a_node_was_vouched_for_is_nobody_elses() {
+    let registry = Private::start();
+    let control = PaperControl::start(&[("n1", "127.0.0.1:9")]);
+    let setup =
+        Setup { checks: true, control: Some(control.address), ..Setup::registry(&registry.server) };
+    setup.run(async |bench| {
+        let ToHot::Vouchers(vouchers) = bench.next().await else { panic!("no key") };
+        let line = format!("GET /v2/secret/app/manifests/{}", registry.digest());
+        assert_eq!(bench.ask_with(&line, GOOD, "").await.status, 200);
+        // What another node asks for has no Authorization: no more than a stranger's request has.
+        let vouched = vouchers.sign("n2", None, "secret/app", &registry.digest()).unwrap();
+        let lines = format!("Xylem-Node: n2\r\nXylem-Grant: {vouched}\r\n");
+        assert_eq!(bench.ask_with(&line, &lines, "").await.status, 200);
+        assert_eq!(bench.ask_with(&line, "", "").await.status, 401);
+        let blob = format!("GET /v2/secret/app/blobs/{}", digest(b"layer"));
+        assert_eq!(bench.admit(&blob, "").await.unwrap_err().status, 401);
+    });
+}
+
+#[test]
 fn registries_are_told_apart_by_name() {
     let (one, two) = (Private::start(), Private::start());
     let setup = Setup {
