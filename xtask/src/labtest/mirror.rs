@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -13,8 +14,6 @@ use crate::cluster::{Cluster, Origin, REGISTRY, REPOSITORY, TAG};
 use crate::image::fixture::{self, Recipe};
 use crate::{run, setup};
 
-use super::PULL;
-
 /// The registry as image references name it: not where it is.
 pub(super) const NAME: &str = "registry.example.com";
 /// What clients accept, all of it.
@@ -22,6 +21,8 @@ pub(super) const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, \
                       application/vnd.oci.image.index.v1+json, \
                       application/vnd.docker.distribution.manifest.v2+json, \
                       application/vnd.docker.distribution.manifest.list.v2+json";
+/// How long a client may take: unpacking many layers on a busy machine does.
+const CLIENT: Duration = Duration::from_secs(240);
 const RATE: &str = "1gbit";
 
 /// The image as a client names it.
@@ -75,7 +76,7 @@ pub(super) fn start_nodes(cluster: &mut Cluster) -> Result<()> {
 /// A client's command on a host; one that hangs is ended.
 pub(super) fn client(cluster: &Cluster, host: &str, program: &str) -> Result<Command> {
     let mut command = run::command("timeout");
-    command.args(["--kill-after=5", &PULL.as_secs().to_string(), program]);
+    command.args(["--kill-after=5", &CLIENT.as_secs().to_string(), program]);
     cluster.lab.place(host, &mut command)?;
     Ok(command)
 }
