@@ -16,6 +16,7 @@ mod status;
 mod tags;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod trees;
 
 use std::cell::{Cell, RefCell};

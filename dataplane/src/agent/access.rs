@@ -14,6 +14,7 @@ use xylem_protocol::limits::{REGISTRIES_MAX, REGISTRY_DOWN_MS, TOKENS_MAX};
 use super::Agent;
 use super::flows::Refusal;
 use super::manifests::{Inflight, once};
+use super::tokens;
 use crate::access::{GrantKey, Grantor, Grants, Vouchers};
 use crate::link::ToHot;
 use crate::lru::Lru;
@@ -82,7 +83,8 @@ impl Access {
 
 /// The client that sent a request.
 pub(super) fn caller(request: &Request) -> Credentials {
-    Credentials::Client(request.authorization.as_deref().map(Rc::from))
+    let given = request.authorization.as_deref().and_then(tokens::meant);
+    Credentials::Client(given.map(Rc::from))
 }
 
 impl Agent {

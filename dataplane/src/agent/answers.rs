@@ -18,10 +18,13 @@ use super::access::caller;
 use super::flows::{Refusal, header_safe, relayed_lines};
 use super::manifests::ManifestAsk;
 use super::tags::Stale;
+use super::tokens;
 use crate::hops::HopFigures;
 use crate::link::{Ticket, ToHot};
 use crate::oneline::chain;
-use crate::origin::{Document, Manifest, Origin, OriginError, Relayed, Repository};
+use crate::origin::{
+    Document, Manifest, Origin, OriginError, Relayed, Repository, UnknownRegistry,
+};
 
 const JSON: &str = "application/json";
 
@@ -153,12 +156,10 @@ impl Agent {
     async fn reply(self: &Rc<Self>, request: &Request, body: &[u8]) -> Reply {
         let reads = matches!(request.method, Method::Get | Method::Head);
         let reply = match &request.route {
-            Route::Other(path) => self.own_api(path, request, body),
-            _ if !reads => {
-                let message = "images are pulled from here, and pushed to the registry".to_owned();
-                let refusal = Refusal::new(405, "UNSUPPORTED", message);
-                Ok(Reply { extra: "Allow: GET, HEAD\r\n".to_owned(), ..refusal.into() })
+            Route::Other(path) if path == tokens::TOKEN_PATH && reads => {
+                self.token(request).await.map(Reply::from)
             }
+            Route::Other(path) => self.own_api(path, request, body),
             Route::Ping => self.ping_reply(request).await,
             Route::Manifest { target, .. } => self.manifest_reply(target, request).await,
             Route::Tags { .. } => self.tags_reply(request).await,
@@ -172,8 +173,16 @@ impl Agent {
     /// from it how to authenticate. A node that cannot ask, or whom to ask is not said, is one.
     async fn ping_reply(&self, request: &Request) -> Result<Reply, Refusal> {
         let here = || Reply::new(200, JSON, "{}\n");
-        let Ok(repository) = self.registries.find(request.namespace.as_deref(), "ping") else {
-            return Ok(here());
+        let found = self.registries.find(request.namespace.as_deref(), "ping");
+        let repository = match found {
+            Ok(repository) => repository,
+            Err(UnknownRegistry::Ambiguous(_)) if request.authorization.is_none() => {
+                let Some(challenge) = tokens::challenge(request) else { return Ok(here()) };
+                let message = "which registry is meant stands in the scope".to_owned();
+                let refusal = Refusal::new(401, "UNAUTHORIZED", message);
+                return Err(refusal.challenged(Some(&challenge)));
+            }
+            Err(_) => return Ok(here()),
         };
         let Some(registry) = repository.origin().registry() else { return Ok(here()) };
         match registry.relay("", "", "", &caller(request)).await {

@@ -186,17 +186,10 @@ impl Registry {
             status,
             answer: None,
         };
-        let challenge = Challenge::parse(challenge).ok_or_else(|| denied(401))?;
-        let mut url = Url::parse(&challenge.realm).map_err(|_| self.malformed("a token realm"))?;
-        let scope = challenge.scope.unwrap_or_else(|| format!("repository:{repository}:pull"));
-        if let Some(service) = &challenge.service {
-            url.query_pairs_mut().append_pair("service", service);
-        }
-        url.query_pairs_mut().append_pair("scope", &scope);
-        let wait = self.timeout;
-        let service = url.origin().ascii_serialization();
+        let response = self.ask_for_token(repository, challenge, None).await;
+        let response = response?.ok_or_else(|| denied(401))?;
+        let service = response.url().origin().ascii_serialization();
         let failed = |error| OriginError::request(&service, error);
-        let response = self.client.get(url).timeout(wait).send().await.map_err(failed)?;
         match response.status().as_u16() {
             200 => {}
             status @ (401 | 403) => return Err(denied(status)),
@@ -208,6 +201,44 @@ impl Registry {
         let text = token.text.clone();
         self.tokens.borrow_mut().insert(repository.to_owned(), token);
         Ok(text)
+    }
+
+    /// A token service's answer to a client, with the client's credentials.
+    ///
+    /// # Errors
+    /// [`OriginError`]: no answer; [`OriginError::Malformed`]: the challenge is not for a token.
+    pub async fn token_of(
+        &self,
+        repository: &str,
+        challenge: &str,
+        authorization: Option<&str>,
+    ) -> Result<Relayed, OriginError> {
+        let response = self.ask_for_token(repository, challenge, authorization).await?;
+        self.relayed(response.ok_or_else(|| self.malformed("a challenge"))?).await
+    }
+
+    /// Asks the service that a challenge names; `None` when it names none.
+    async fn ask_for_token(
+        &self,
+        repository: &str,
+        challenge: &str,
+        authorization: Option<&str>,
+    ) -> Result<Option<Response>, OriginError> {
+        let Some(challenge) = Challenge::parse(challenge) else { return Ok(None) };
+        let mut url = Url::parse(&challenge.realm).map_err(|_| self.malformed("a token realm"))?;
+        let scope = challenge.scope.unwrap_or_else(|| format!("repository:{repository}:pull"));
+        if let Some(service) = &challenge.service {
+            url.query_pairs_mut().append_pair("service", service);
+        }
+        url.query_pairs_mut().append_pair("scope", &scope);
+        let service = url.origin().ascii_serialization();
+        let mut request = self.client.get(url).timeout(self.timeout);
+        if let Some(given) = authorization {
+            let value = HeaderValue::from_str(given).map_err(|_| self.malformed("credentials"))?;
+            request = request.header(AUTHORIZATION, value);
+        }
+        let response = request.send().await;
+        response.map(Some).map_err(|error| OriginError::request(&service, error))
     }
 
     /// Forgets a repository's token: the registry did not take it.

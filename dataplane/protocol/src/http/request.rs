@@ -79,6 +79,8 @@ pub struct Request {
     pub route: Route,
     /// Query string, without `?`; empty if there is none.
     pub query: String,
+    /// `Host`: what the client calls this node.
+    pub host: Option<String>,
     /// `ns=` of the query: the registry that the client means, as containerd says it.
     pub namespace: Option<String>,
     /// The one range asked for. Only a GET of a blob has any: elsewhere the header says nothing
@@ -131,6 +133,7 @@ impl Request {
             method,
             route: route(method, path)?,
             query: query.to_owned(),
+            host: None,
             namespace: namespace(query)?,
             range: None,
             accept: String::new(),
@@ -182,6 +185,9 @@ impl Request {
             join(&mut self.accept, text(header, "accept")?);
         } else if is("if-none-match") {
             join(&mut self.known, text(header, "if-none-match")?);
+        } else if is("host") {
+            let host = text(header, "host")?;
+            self.host = check_host(host).is_ok().then(|| host.to_owned());
         } else if is("authorization") {
             self.authorization = Some(text(header, "authorization")?.to_owned());
         } else if is("content-length") {

@@ -238,6 +238,61 @@ fn what_a_node_was_vouched_for_is_nobody_elses() {
     });
 }
 
+/// Answers with a token for whoever brings the password.
+fn token_service() -> PaperServer {
+    PaperServer::start(|head| {
+        let good = head.to_lowercase().contains("authorization: basic dtpw\r\n");
+        match head.split(' ').nth(1) {
+            Some(path) if good && path.contains("scope=repository%3Asecret%2Fapp%3Apull") => {
+                Page::new(200, r#"{"token":"good"}"#)
+            }
+            _ => Page::new(401, WORDS),
+        }
+    })
+}
+
+#[test]
+fn a_client_that_cannot_name_its_registry_gets_a_token_of_it() {
+    let service = token_service();
+    let realm = format!("Bearer realm=\"http://{}/t\",service=\"r\"", service.address);
+    let tokens = PaperServer::start(move |head| match head {
+        head if head.to_lowercase().contains("authorization: bearer good\r\n") => {
+            Page::manifest("{\"layers\":[]}")
+        }
+        _ => Page::new(401, WORDS).with("WWW-Authenticate", realm.clone()),
+    });
+    let basic = PaperServer::start(|head| match head {
+        head if head.to_lowercase().contains("authorization: basic dtpw\r\n") => {
+            Page::manifest("{\"layers\":[]}")
+        }
+        _ => Page::new(401, WORDS).with("WWW-Authenticate", "Basic realm=\"x\"".to_owned()),
+    });
+    let registries = vec![
+        format!("t.example=http://{}", tokens.address),
+        format!("b.example=http://{}", basic.address),
+    ];
+    let setup = Setup { registries, checks: true, ..Setup::default() };
+    setup.run(async |bench| {
+        let ping = bench.ask("GET /v2/", "").await;
+        assert_eq!(ping.status, 401);
+        assert!(ping.extra.contains("realm=\"http://me/xylem/v1/token\""), "{}", ping.extra);
+        for registry in ["t.example", "b.example"] {
+            let scope = format!("repository%3A{registry}%2Fsecret%2Fapp%3Apull");
+            let line = format!("GET /xylem/v1/token?scope={scope}&service=xylem");
+            let given = bench.ask_with(&line, "Authorization: Basic dTpw\r\n", "").await;
+            let token: serde_json::Value = serde_json::from_str(&given.body).unwrap();
+            let lines = format!("Authorization: Bearer {}\r\n", token["token"].as_str().unwrap());
+            let line = format!("GET /v2/{registry}/secret/app/manifests/v1");
+            assert_eq!(bench.ask_with(&line, &lines, "").await.status, 200, "{registry}");
+            assert_eq!(bench.ask(&line, "").await.status, 401, "{registry}");
+        }
+        let scope = "repository%3At.example%2Fsecret%2Fapp%3Apull";
+        let line = format!("GET /xylem/v1/token?scope={scope}");
+        let refused = bench.ask_with(&line, "Authorization: Basic d3Jvbmc=\r\n", "").await;
+        assert_eq!((refused.status, refused.body.as_str()), (401, WORDS), "the service's words");
+    });
+}
+
 #[test]
 fn registries_are_told_apart_by_name() {
     let (one, two) = (Private::start(), Private::start());
