@@ -35,7 +35,7 @@ struct Floor {
 const PURE: &[&str] =
     &["std::net", "std::fs", "std::time", "std::thread", "io_uring", "libc", "tokio", "tracing"];
 
-const FLOORS: [Floor; 8] = [
+const FLOORS: [Floor; 9] = [
     Floor { part: "dataplane/src/relay", never: PURE, only: Some(&["relay", "ring::Slot"]) },
     Floor { part: "control/src/tree", never: PURE, only: Some(&["tree", "limits"]) },
     Floor { part: "control/src/forest", never: PURE, only: Some(&["forest", "tree", "limits"]) },
@@ -44,6 +44,7 @@ const FLOORS: [Floor; 8] = [
     Floor { part: "dataplane/src/store", never: ABOVE_RING, only: None },
     Floor { part: "dataplane/src/hops", never: ABOVE_RING, only: None },
     Floor { part: "dataplane/src/origin", never: ABOVE_RING, only: None },
+    Floor { part: "dataplane/src/access", never: ABOVE_RING, only: None },
 ];
 
 const ABOVE_RING: &[&str] = &["crate::driver", "crate::agent"];
