@@ -197,6 +197,13 @@ fn verify(cluster: &Cluster, names: &[String], image: &Image) -> Vec<Result<()>>
     checked.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
+/// Whether a reference names a registry of this machine.
+fn is_local(image: &str) -> bool {
+    let host = image.split('/').next().unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    name == "localhost" || name.starts_with("127.") || name == "[::1]"
+}
+
 /// The image to bring, as a layout: `skopeo` understands it with and without a tag.
 fn layout(image: Option<&str>, disk: &Path) -> Result<PathBuf> {
     let Some(image) = image else { return image::cached(image::default_size()) };
@@ -206,8 +213,12 @@ fn layout(image: Option<&str>, disk: &Path) -> Result<PathBuf> {
     }
     let copy = disk.join("image");
     let mut skopeo = run::command("skopeo");
-    skopeo.args(["--insecure-policy", "copy", "--quiet", &format!("docker://{image}")]);
-    skopeo.arg(format!("oci:{}:latest", copy.display()));
+    skopeo.args(["--insecure-policy", "copy", "--quiet"]);
+    if is_local(image) {
+        // As container runtimes have it: no TLS is asked of this machine's own registries.
+        skopeo.arg("--src-tls-verify=false");
+    }
+    skopeo.args([&format!("docker://{image}"), &format!("oci:{}:latest", copy.display())]);
     run::output(&mut skopeo)
         .with_context(|| format!("{image} is no OCI image layout and cannot be pulled"))?;
     Ok(copy)
