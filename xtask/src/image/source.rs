@@ -87,19 +87,22 @@ fn describe(path: PathBuf, metadata: &fs::Metadata) -> Option<Source> {
 pub(super) fn cut<'a>(files: &'a [Source], proportions: &[u64]) -> Result<Vec<&'a [Source]>> {
     let total: u64 = files.iter().map(|file| file.bytes).sum();
     let whole: u64 = proportions.iter().sum();
+    let enough = files.len() >= proportions.len();
+    ensure!(enough, "too few files for {} layers", proportions.len());
     let mut runs = Vec::new();
     let (mut start, mut at, mut bytes, mut share) = (0, 0, 0, 0);
-    for proportion in proportions {
+    for (index, proportion) in proportions.iter().enumerate() {
         share += proportion;
-        while at < files.len() && (bytes + files[at].bytes) * whole <= total * share {
+        // Each of the runs behind this one is to have a file.
+        let end = files.len() - (proportions.len() - 1 - index);
+        // A file may be larger than a run's share: then it is the run.
+        while at < end && (at == start || (bytes + files[at].bytes) * whole <= total * share) {
             bytes += files[at].bytes;
             at += 1;
         }
         runs.push(&files[start..at]);
         start = at;
     }
-    let empty = runs.iter().position(|run| run.is_empty());
-    ensure!(empty.is_none(), "too few files for {} layers", proportions.len());
     Ok(runs)
 }
 
@@ -136,5 +139,16 @@ mod tests {
         assert_eq!(runs.iter().map(|run| run.len()).collect::<Vec<_>>(), [75, 25]);
         assert_eq!(runs.concat(), files);
         assert!(cut(&files[..1], &[1, 1]).is_err());
+    }
+
+    #[test]
+    fn a_large_file_leaves_no_run_empty() {
+        for large in 0..4 {
+            let bytes = |n| if n == large { 1000 } else { 10 };
+            let files: Vec<Source> = (0..4).map(|n| file(&format!("{n}"), bytes(n))).collect();
+            let runs = cut(&files, &[2, 1, 3]).unwrap();
+            assert!(runs.iter().all(|run| !run.is_empty()), "{runs:?}");
+            assert_eq!(runs.concat(), files);
+        }
     }
 }
