@@ -370,16 +370,17 @@ fn same_counts(before: &[Hop], now: &[Hop]) -> bool {
 
 /// Which origin this machine can have: installs the registry where that is possible.
 pub(crate) fn choose_origin() -> Origin {
-    if run::has("docker-registry") && run::has("skopeo") {
+    let is_here = || run::has("docker-registry") && run::has("skopeo");
+    if is_here() {
         return Origin::DockerRegistry;
     }
-    match crate::setup::debian_packages(&["docker-registry", "skopeo"]) {
-        Ok(()) => Origin::DockerRegistry,
-        Err(error) => {
-            eprintln!("no docker-registry ({error:#}): an xylemd serves the image instead");
-            Origin::Embedded
-        }
+    let installed = crate::setup::debian_packages(&["docker-registry", "skopeo"]);
+    if installed.is_ok() && is_here() {
+        return Origin::DockerRegistry;
     }
+    let why = installed.err().map_or("not where it is looked for".to_owned(), |e| format!("{e:#}"));
+    eprintln!("no docker-registry ({why}): an xylemd serves the image instead");
+    Origin::Embedded
 }
 
 /// The sum of the payload bytes of the hops that begin at the registry.
