@@ -6,8 +6,10 @@ mod access;
 mod alive;
 mod answers;
 mod control;
+mod explain;
 mod feed;
 mod flows;
+mod history;
 mod hops;
 mod manifests;
 mod post;
@@ -29,7 +31,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 use xylem_protocol::limits::GOODBYE_MS;
 
-use crate::link::{ColdEnd, Report, ToCold, ToHot};
+use crate::link::{ColdEnd, FlowProgress, Report, ToCold, ToHot};
 use crate::metrics::Metrics;
 use crate::origin::{OriginError, PeerClient, Registries};
 use crate::ring::watch;
@@ -41,6 +43,7 @@ pub use access::AccessSettings;
 use alive::Alive;
 use control::ControlLink;
 use flows::Flows;
+use history::History;
 use hops::HopFeed;
 use manifests::Manifests;
 use post::Post;
@@ -109,6 +112,7 @@ struct Agent {
     pulls: Pulls,
     alive: Alive,
     hops: HopFeed,
+    history: RefCell<History>,
     report: RefCell<Report>,
     /// Sources that were lost and replaced: how many, and the longest gap, ms.
     gaps: Cell<(u64, u32)>,
@@ -134,6 +138,7 @@ impl Agent {
             pulls: Pulls::default(),
             alive: Alive::default(),
             hops: HopFeed::new(&settings.node, probes),
+            history: RefCell::default(),
             report: RefCell::default(),
             gaps: Cell::default(),
             access: Access::new(settings.access.clone()),
@@ -154,7 +159,9 @@ impl Agent {
             ToCold::Lost { digest, attempt, at, cause } => self.lost(digest, attempt, at, cause),
             ToCold::Silent { digest, attempt } => self.silent(digest, attempt),
             ToCold::Mismatch { digest, attempt, actual } => self.mismatch(digest, attempt, actual),
-            ToCold::Stored { digest, size } => self.stored(digest, size),
+            ToCold::Stored { digest, size, first_byte_ns } => {
+                self.stored(digest, size, first_byte_ns)
+            }
             ToCold::StoreFailed { digest, cause } => self.store_failed(digest, cause),
             ToCold::Fill { digest, attempt, at, lease } => {
                 self.fill(digest, attempt, feed::Lent { at, lease })
@@ -179,6 +186,9 @@ impl Agent {
 
     fn reported(&self, report: Report) {
         for progress in &report.flows {
+            let FlowProgress { digest, received_bytes, readers, first_byte_ns, .. } = progress;
+            let mut history = self.history.borrow_mut();
+            history.moved(digest, *received_bytes, *readers, *first_byte_ns);
             self.flows.with(&progress.digest, |flow| {
                 flow.at = progress.received_bytes;
                 flow.size = progress.size_bytes;

@@ -174,6 +174,8 @@ pub enum ToCold {
         digest: Digest,
         /// Its size.
         size: u64,
+        /// When its first byte of this time came, `CLOCK_MONOTONIC`; 0 if none did.
+        first_byte_ns: u64,
     },
     /// A write failed; the flow is over and its readers were told.
     StoreFailed {
@@ -344,6 +346,8 @@ pub struct FlowProgress {
     pub size_bytes: u64,
     /// Readers now.
     pub readers: u32,
+    /// When the first byte came, `CLOCK_MONOTONIC`; 0 before.
+    pub first_byte_ns: u64,
     /// Name of the hop's upper end.
     pub upstream: Arc<str>,
 }

@@ -219,6 +219,28 @@ pub const PULL_BLOBS_MAX: usize = 4;
 /// Most pulls that run or are remembered.
 pub const PULLS_MAX: usize = 64;
 
+/// Most images whose last pull is remembered; the one longest not asked for goes first.
+pub const HISTORY_IMAGES_MAX: usize = 64;
+
+/// Most blobs of those images together, and most blobs whose fetch is remembered. A fetch takes
+/// about 400 bytes, at most 1.5 KiB: 1.6 MiB in all, at most 6 MiB. A blob in an image takes 40.
+pub const HISTORY_BLOBS_MAX: usize = 4096;
+
+/// Most sources remembered for one blob; the first ones go before the last.
+pub const HISTORY_SOURCES_MAX: usize = 6;
+
+/// Most parents remembered for one image.
+pub const HISTORY_PARENTS_MAX: usize = 8;
+
+/// Longest reason remembered for a source that was lost, bytes.
+pub const HISTORY_REASON_MAX: usize = 160;
+
+/// Most tags, and most images of indexes, whose names are remembered; about 300 bytes each.
+pub const HISTORY_NAMES_MAX: usize = 1024;
+
+/// How long nothing may happen to an image before a request for it is another pull, ms.
+pub const HISTORY_PAUSE_MS: u64 = 10_000;
+
 /// Shortest and longest wait before the link to control is tried again, ms. The longest one, with
 /// its jitter, is shorter than the two heartbeats in which a new control collects claims.
 pub const CONTROL_BACKOFF_MIN_MS: u64 = 100;
@@ -246,5 +268,7 @@ const _: () = {
     assert!(SILENT_MS + ALIVE_MS < STALL_MS);
     assert!(STALL_MS < PEER_ANSWER_MS && PEER_ANSWER_MS < REGISTRY_ANSWER_MS);
     assert!(QUEUE_MAX >= FLOWS_MAX as usize + PENDING_MAX as usize / 2);
+    assert!(HISTORY_BLOBS_MAX >= LAYERS_MAX, "the largest image is explained whole");
+    assert!(HISTORY_BLOBS_MAX >= 2 * FLOWS_MAX as usize, "what runs is not forgotten");
     assert!(BLOB_MAX / UNIT_BYTES as u64 <= u32::MAX as u64);
 };

@@ -15,10 +15,12 @@ use xylem_protocol::names::Target;
 
 use super::Agent;
 use super::access::caller;
+use super::explain;
 use super::flows::{Refusal, header_safe, relayed_lines};
 use super::manifests::ManifestAsk;
 use super::tags::Stale;
 use super::tokens;
+use crate::clock::monotonic_ns;
 use crate::hops::HopFigures;
 use crate::link::{Ticket, ToHot};
 use crate::oneline::chain;
@@ -199,6 +201,7 @@ impl Agent {
     }
 
     async fn manifest_reply(&self, target: &Target, request: &Request) -> Result<Reply, Refusal> {
+        let asked_ns = monotonic_ns();
         let repository = self.repository(request)?;
         let credentials = caller(request);
         let mut stale = None;
@@ -237,6 +240,9 @@ impl Agent {
         };
         let until = granted.unwrap_or_else(|| self.grant(request, [digest]));
         let named = Document::parse(&manifest.bytes);
+        if let Some(document) = &named {
+            self.note_given(request, &ask.repository, target, (digest, document), asked_ns);
+        }
         self.grant_until(request, named.iter().flat_map(Document::digests), until);
         let extra = stale.map_or(String::new(), Stale::warning);
         Ok(Reply { extra, ..manifest.into() })
@@ -346,6 +352,11 @@ impl Agent {
             }
             "/xylem/v1/pulls" if method == Method::Post => {
                 Ok(Reply::json(202, &serde_json::json!({ "id": self.pull(request, body)? })))
+            }
+            _ if reads && path.starts_with(explain::IMAGES) => {
+                let view = self.explain(&path[explain::IMAGES.len()..], request)?;
+                let tree = self.place(&view.image);
+                Ok(Reply::json(200, &serde_json::json!({ "pull": view, "tree": tree })))
             }
             "/healthz" | "/metrics" | "/xylem/v1/status" | "/xylem/v1/hops" | "/xylem/v1/pulls" => {
                 let message = "the method is not for this path".to_owned();

@@ -2,6 +2,7 @@
 //! blob ends. The bytes are the ring thread's business.
 
 mod flow;
+mod notes;
 mod source;
 
 use std::rc::Rc;
@@ -15,6 +16,7 @@ use xylem_protocol::http::Request;
 use xylem_protocol::limits::{FLOWS_MAX, JOIN_WAIT_MS, UNIT_BYTES};
 
 use super::Agent;
+use crate::clock::monotonic_ns;
 use crate::link::{Attempt, FillFile, Lost, Resume, ToHot};
 use crate::oneline::chain;
 use crate::origin::{Origin, OriginError};
@@ -92,6 +94,7 @@ impl Agent {
         }
         let image = ask.image.or_else(|| self.trees.image_of(&digest));
         let serial = self.flows.insert(digest, Flow::new(FlowAsk { image, ..ask }, wanted, waiter));
+        self.note_start(digest);
         let agent = self.clone();
         tokio_uring::spawn(async move {
             if let Err(refusal) = agent.begin(digest, serial).await {
@@ -168,6 +171,7 @@ impl Agent {
             return;
         }
         debug!(%digest, at, upstream = chosen.upstream(), "fetching");
+        self.note_source(digest, at);
         let (source, is_here) = (chosen.source.clone(), file.is_some());
         self.post.send(ToHot::Fetch { digest, file, resume, source });
         self.feed_if_cold(digest, serial, chosen);
@@ -191,6 +195,7 @@ impl Agent {
     /// The blob is complete: serve it to whom asked, tell whom waited.
     fn present(&self, digest: Digest, complete: Complete) {
         let Complete { file, size, direct } = complete;
+        self.history.borrow_mut().present(&digest);
         let Some(flow) = self.flows.remove(&digest) else { return };
         if flow.wanted {
             self.post.send(ToHot::Present { digest, file, size, direct });
@@ -203,6 +208,7 @@ impl Agent {
         let serial = self.flows.with(&digest, |flow| flow.lose(attempt, at).then_some(flow.serial));
         let Some(Some(serial)) = serial else { return };
         self.metrics.error(source::label(&cause));
+        self.note_loss(&digest, at, &cause);
         let agent = self.clone();
         tokio_uring::spawn(async move {
             let next = agent.after_loss(digest, serial, cause).await;
@@ -225,6 +231,7 @@ impl Agent {
         });
         let Some(Some(serial)) = found else { return };
         self.metrics.error("cold");
+        self.note_loss_here(&digest, &chain(error));
         let (refusal, is_passing) = (Refusal::origin(error), error.is_passing());
         let agent = self.clone();
         tokio_uring::spawn(async move {
@@ -259,6 +266,7 @@ impl Agent {
         });
         let Some((attempt, restart, at)) = sent else { return };
         info!(%digest, at, restart, upstream = chosen.upstream(), "going on with another source");
+        self.note_source(digest, at);
         let source = chosen.source.clone();
         self.post.send(ToHot::Source { digest, attempt, restart, source });
         self.feed_if_cold(digest, serial, chosen);
@@ -280,6 +288,7 @@ impl Agent {
         });
         let Some(Some((serial, again, cause))) = found else { return };
         self.metrics.error("digest");
+        self.note_loss_here(&digest, &format!("wrong digest: {actual}"));
         warn!(%digest, %actual, again, "wrong digest from upstream");
         let agent = self.clone();
         tokio_uring::spawn(async move {
@@ -298,7 +307,7 @@ impl Agent {
     }
 
     /// All bytes are on disk and verified.
-    pub(super) fn stored(self: &Rc<Self>, digest: Digest, size: u64) {
+    pub(super) fn stored(self: &Rc<Self>, digest: Digest, size: u64, first_byte_ns: u64) {
         let Some(serial) = self.flows.with(&digest, |flow| flow.serial) else { return };
         let (agent, store) = (self.clone(), self.store.clone());
         tokio_uring::spawn(async move {
@@ -307,6 +316,7 @@ impl Agent {
                 Ok(Ok(())) => {
                     debug!(%digest, size, "committed");
                     agent.metrics.committed(size);
+                    agent.note_done(&digest, size, first_byte_ns);
                     agent.post.send(ToHot::Committed { digest });
                     if let Some(flow) = agent.flows.remove(&digest) {
                         flow.finish(&Ok(size));
@@ -353,6 +363,7 @@ impl Agent {
         if refusal.status != 404 {
             warn!(%digest, status = refusal.status, error = refusal.message, "blob cannot be had");
         }
+        self.history.borrow_mut().failed(digest, &refusal.message, monotonic_ns());
         let agent = self.clone();
         tokio_uring::spawn(async move {
             // Less than a unit cannot be resumed.

@@ -15,6 +15,7 @@ use xylem_protocol::names::{Target, check_host, check_repository};
 use super::Agent;
 use super::access::caller;
 use super::flows::{FlowAsk, Refusal};
+use super::history::Asker;
 use super::manifests::ManifestAsk;
 use crate::clock::monotonic_ns;
 use crate::origin::{
@@ -131,6 +132,16 @@ impl Agent {
             Some(_) => caller(request),
             None => Credentials::Node,
         };
+        self.start_pull(ask, credentials, Asker::Pull)
+    }
+
+    /// Starts a pull, or joins a running one of the same image.
+    pub(super) fn start_pull(
+        self: &Rc<Self>,
+        ask: PullAsk,
+        credentials: Credentials,
+        by: Asker,
+    ) -> Result<u64, Refusal> {
         let wanted = self.check_pull(ask, credentials)?;
         let Some((id, is_new)) = self.pulls.add(&wanted) else {
             let message = format!("{PULLS_MAX} pulls are running already; try again");
@@ -139,7 +150,7 @@ impl Agent {
         if is_new {
             let agent = self.clone();
             tokio_uring::spawn(async move {
-                let outcome = agent.run_pull(id, &wanted).await;
+                let outcome = agent.run_pull(id, &wanted, by).await;
                 let state = if outcome.is_ok() { "done" } else { "failed" };
                 let repository = wanted.repository.label();
                 info!(id, repository, target = %wanted.target, state, "pull");
@@ -168,8 +179,8 @@ impl Agent {
         Ok(Wanted { repository, credentials, target, platform })
     }
 
-    async fn run_pull(self: &Rc<Self>, id: u64, wanted: &Wanted) -> Result<(), Refusal> {
-        let (image, blobs) = self.image(wanted).await?;
+    async fn run_pull(self: &Rc<Self>, id: u64, wanted: &Wanted, by: Asker) -> Result<(), Refusal> {
+        let (image, blobs) = self.image(wanted, &by).await?;
         if wanted.credentials == Credentials::Node {
             let all: Vec<Digest> =
                 blobs.iter().map(|blob| blob.digest).chain([image.digest]).collect();
@@ -199,9 +210,15 @@ impl Agent {
     }
 
     /// The image's manifest, which is then in the store, and its blobs.
-    async fn image(&self, wanted: &Wanted) -> Result<(Manifest, Vec<Descriptor>), Refusal> {
+    async fn image(
+        &self,
+        wanted: &Wanted,
+        by: &Asker,
+    ) -> Result<(Manifest, Vec<Descriptor>), Refusal> {
         let Wanted { repository, credentials, target, platform } = wanted;
-        let mut digest = match target {
+        let asked_ns = monotonic_ns();
+        let mut target = target.clone();
+        let mut digest = match &target {
             Target::Tag(tag) => self.resolve(repository, tag, ACCEPT_ALL, credentials).await?.0,
             Target::Digest(digest) => *digest,
         };
@@ -216,6 +233,10 @@ impl Agent {
             };
             let manifest = self.manifest(&ask).await?;
             let document = Document::parse(&manifest.bytes);
+            if let Some(document) = &document {
+                let given = (digest, document);
+                self.note_manifest(repository, &target, given, by.clone(), asked_ns);
+            }
             if let Some(Document::Image(mut blobs)) = document {
                 let mut seen = std::collections::HashSet::new();
                 blobs.retain(|blob| seen.insert(blob.digest));
@@ -230,6 +251,7 @@ impl Agent {
                     format!("{}@{digest} has no image for {platform}", repository.label()),
                 )
             })?;
+            target = Target::Digest(digest);
         }
         let name = repository.label();
         let message = format!("{name}@{digest} is neither an image nor an index of images");

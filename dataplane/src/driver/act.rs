@@ -177,7 +177,8 @@ impl Driver {
     pub(super) fn tell_stored(&mut self, index: u16) {
         let Some(flow) = self.flows.get(index) else { return };
         let (digest, size) = (flow.digest, flow.size.unwrap_or(0));
-        self.tell(ToCold::Stored { digest, size });
+        let first_byte_ns = flow.first_byte_ns;
+        self.tell(ToCold::Stored { digest, size, first_byte_ns });
     }
 
     fn closed(&mut self, flow: FlowId) {

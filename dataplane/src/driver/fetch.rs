@@ -77,6 +77,8 @@ pub(super) struct Flow {
     pub(super) hasher: Option<Box<Sha256>>,
     /// CRC32C of units since the last message about them: first unit, checksums.
     pub(super) units: (u32, Vec<u32>),
+    /// When the first byte came, `CLOCK_MONOTONIC`; 0 before.
+    pub(super) first_byte_ns: u64,
     pub(super) upstream: Arc<str>,
     /// Since when no bytes come, when its source was lost.
     pub(super) gap_since: Option<Instant>,
@@ -106,6 +108,7 @@ impl Flow {
             last_used: now,
             hasher: None,
             units: (0, Vec::new()),
+            first_byte_ns: 0,
             upstream: Arc::from(""),
             gap_since: None,
         }

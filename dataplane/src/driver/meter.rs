@@ -188,6 +188,9 @@ impl Driver {
     /// Bytes arrived in a flow's newest slot: stamps the units that are whole now.
     pub(super) fn meter_received(&mut self, flow: u16, slot: Slot, bytes: u32) {
         self.meter.moving = true;
+        if let Some(first) = self.flows.get_mut(flow).filter(|flow| flow.first_byte_ns == 0) {
+            first.first_byte_ns = monotonic_ns();
+        }
         let before = self.relay.received_bytes(FlowId(flow));
         let after = before + u64::from(bytes);
         let unit = u64::from(UNIT_BYTES);
@@ -272,6 +275,7 @@ impl Driver {
             stored_bytes: self.relay.stored_bytes(FlowId(index)),
             size_bytes: flow.size.unwrap_or(0),
             readers: u32::try_from(self.relay.readers_of(FlowId(index))).unwrap_or(u32::MAX),
+            first_byte_ns: flow.first_byte_ns,
             upstream: flow.upstream.clone(),
         })
         .collect()

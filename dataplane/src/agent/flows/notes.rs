@@ -1,0 +1,63 @@
+//! What the history is told of blobs as they are fetched. Decides nothing.
+
+use xylem_protocol::Digest;
+use xylem_protocol::limits::UNIT_BYTES;
+
+use crate::agent::{Agent, REGISTRY};
+use crate::clock::monotonic_ns;
+use crate::hops::Verdict;
+use crate::link::Lost;
+use crate::oneline::chain;
+
+impl Agent {
+    pub(super) fn note_start(&self, digest: Digest) {
+        self.history.borrow_mut().began(digest, monotonic_ns());
+    }
+
+    /// A source is asked for what comes from `at` on.
+    pub(super) fn note_source(&self, digest: Digest, at: u64) {
+        let asked = self.flows.with(&digest, |flow| (flow.ask.image, flow.upstream.clone()));
+        let Some((image, upstream)) = asked else { return };
+        let above = image.map(|image| self.trees.known_upstreams(&image));
+        let parent = above.map(|above| match above.first() {
+            Some(parent) => parent.node.clone(),
+            None => REGISTRY.into(),
+        });
+        let mut history = self.history.borrow_mut();
+        history.asks(digest, image.as_ref(), parent.as_ref(), &upstream, at);
+    }
+
+    /// A source of the ring thread's is lost. One that only says where to ask, or with what, is
+    /// not.
+    pub(super) fn note_loss(&self, digest: &Digest, at: u64, cause: &Lost) {
+        if let Lost::Status(head) = cause {
+            match head.status {
+                301 | 302 | 303 | 307 | 308 if head.location.is_some() => return,
+                401 if head.challenge.is_some() => return,
+                _ => {}
+            }
+        }
+        self.history.borrow_mut().lost(digest, at, &chain(cause));
+    }
+
+    /// The same of another source.
+    pub(super) fn note_loss_here(&self, digest: &Digest, reason: &str) {
+        let at = self.flows.with(digest, |flow| flow.at).unwrap_or(0);
+        self.history.borrow_mut().lost(digest, at, reason);
+    }
+
+    /// A blob is complete. What limited its hop is said of blobs of a unit or more: less is over
+    /// before anything limits it.
+    pub(super) fn note_done(&self, digest: &Digest, size: u64, first_byte_ns: u64) {
+        let upstream = self.history.borrow().upstream_of(digest);
+        let verdict = match upstream {
+            Some(upstream) if size >= u64::from(UNIT_BYTES) => {
+                let hops = self.hops.figures();
+                let hop = hops.iter().find(|hop| hop.from_child && *hop.parent == *upstream);
+                hop.map_or(Verdict::Unknown, |hop| hop.verdict)
+            }
+            _ => Verdict::Unknown,
+        };
+        self.history.borrow_mut().done(digest, size, first_byte_ns, verdict, monotonic_ns());
+    }
+}
