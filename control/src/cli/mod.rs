@@ -3,6 +3,7 @@
 
 mod client;
 mod doctor;
+mod explain;
 mod hops;
 mod install;
 mod layout;
@@ -57,6 +58,12 @@ enum Command {
         #[arg(long, value_name = "OS/ARCH", value_parser = platform)]
         platform: Option<String>,
     },
+    /// Tell where each blob of an image came from in its last pull on the node, and how fast
+    Explain {
+        /// Which image: as it was pulled, or the digest of its manifest
+        #[arg(value_name = "REGISTRY/NAME[:TAG|@DIGEST]|DIGEST")]
+        image: explain::Image,
+    },
     /// Draw the trees: who reads from whom
     Trees,
     /// List the hops: bytes, speed, round trips and what limits each
@@ -91,6 +98,8 @@ enum CliError {
     Install(#[from] InstallError),
     #[error("{peer} could not pull {image}: {reason}")]
     Pull { peer: Peer, image: String, reason: String },
+    #[error("{peer}: {reason}")]
+    Unexplained { peer: Peer, reason: String },
     #[error("{failed} of {of} checks failed")]
     Unwell { failed: usize, of: usize },
     #[error("interrupted; the node goes on pulling")]
@@ -141,6 +150,7 @@ fn run(arguments: Arguments) -> Result<(), CliError> {
                     _ = tokio::signal::ctrl_c() => Err(CliError::Interrupted),
                 }
             }
+            Command::Explain { image } => explain::run(&client, &node, &image, json).await,
             Command::Trees => trees::run(&client, &control, json).await,
             Command::Hops => hops::run(&client, &control, json).await,
             Command::Status => status::run(&client, &control, &node, node_named, json).await,
