@@ -6,6 +6,7 @@ mod access;
 mod alive;
 mod answers;
 mod control;
+mod doctor;
 mod explain;
 mod feed;
 mod flows;
@@ -72,6 +73,10 @@ pub struct Settings {
     pub control: Option<String>,
     /// Bytes of the slots.
     pub memory_bytes: u64,
+    /// Whether they are locked and registered with the ring.
+    pub locked: bool,
+    /// Whether there are fewer than were wanted, because no more can be locked.
+    pub is_memory_reduced: bool,
     /// Who may have what.
     pub access: AccessSettings,
 }

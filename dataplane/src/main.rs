@@ -20,7 +20,7 @@ use xylem_dataplane::driver;
 use xylem_dataplane::link::{self, HotEnd};
 use xylem_dataplane::origin::Registries;
 use xylem_dataplane::probes::{self, cli::ProbesArgs};
-use xylem_dataplane::ring::EventFd;
+use xylem_dataplane::ring::{self, EventFd};
 use xylem_dataplane::store::Store;
 use xylem_protocol::limits::{CONNECTIONS_MAX, FLOWS_MAX, OPEN_BLOBS_MAX};
 
@@ -184,6 +184,8 @@ fn serve(config: Config) -> Result<()> {
         zone: config.zone,
         control: config.control,
         memory_bytes,
+        locked: config.lock == Lock::On,
+        is_memory_reduced: config.memory_bytes.is_none() && memory_bytes < ring::MEMORY_BYTES,
         access: AccessSettings { grantor, grant: config.grant, offline: config.offline },
     };
     let mut out = std::io::stdout();

@@ -7,6 +7,7 @@ mod document;
 mod error;
 mod layout;
 mod peer;
+mod ping;
 mod registries;
 mod registry;
 mod tls;
@@ -26,6 +27,7 @@ pub use document::{Descriptor, Document, Platform, media_type_of};
 pub use error::OriginError;
 pub use layout::Layout;
 pub use peer::{PeerClient, PeerRequest};
+pub use ping::Ping;
 pub use registries::{Registries, Repository, UnknownRegistry};
 pub use registry::Registry;
 

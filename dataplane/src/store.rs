@@ -10,6 +10,7 @@
 //! DIR/partial/<hex>.units   which units are there, and the CRC32C of each (record.rs)
 //! ```
 
+mod health;
 mod public;
 pub mod record;
 mod resume;
@@ -27,6 +28,8 @@ use tracing::warn;
 use xylem_protocol::Digest;
 
 use crate::link::{FillFile, Resume};
+
+pub use health::Space;
 
 /// What went wrong with the store; one line that names the path and what to do.
 #[derive(Debug, thiserror::Error)]

@@ -241,6 +241,15 @@ pub const HISTORY_NAMES_MAX: usize = 1024;
 /// How long nothing may happen to an image before a request for it is another pull, ms.
 pub const HISTORY_PAUSE_MS: u64 = 10_000;
 
+/// How long a registry may take to answer the doctor's ping, ms.
+pub const PING_WAIT_MS: u64 = 2_000;
+
+/// How far this node's clock may be from a registry's, ms.
+pub const CLOCK_OFF_MAX_MS: u64 = 60_000;
+
+/// Less free space than this in the store is warned of, bytes.
+pub const STORE_FREE_MIN: u64 = 1 << 30;
+
 /// Shortest and longest wait before the link to control is tried again, ms. The longest one, with
 /// its jitter, is shorter than the two heartbeats in which a new control collects claims.
 pub const CONTROL_BACKOFF_MIN_MS: u64 = 100;
@@ -268,6 +277,7 @@ const _: () = {
     assert!(SILENT_MS + ALIVE_MS < STALL_MS);
     assert!(STALL_MS < PEER_ANSWER_MS && PEER_ANSWER_MS < REGISTRY_ANSWER_MS);
     assert!(QUEUE_MAX >= FLOWS_MAX as usize + PENDING_MAX as usize / 2);
+    assert!(PING_WAIT_MS < ANSWER_WAIT_MS);
     assert!(HISTORY_BLOBS_MAX >= LAYERS_MAX, "the largest image is explained whole");
     assert!(HISTORY_BLOBS_MAX >= 2 * FLOWS_MAX as usize, "what runs is not forgotten");
     assert!(BLOB_MAX / UNIT_BYTES as u64 <= u32::MAX as u64);

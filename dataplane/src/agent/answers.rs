@@ -15,11 +15,11 @@ use xylem_protocol::names::Target;
 
 use super::Agent;
 use super::access::caller;
-use super::explain;
 use super::flows::{Refusal, header_safe, relayed_lines};
 use super::manifests::ManifestAsk;
 use super::tags::Stale;
 use super::tokens;
+use super::{doctor, explain};
 use crate::clock::monotonic_ns;
 use crate::hops::HopFigures;
 use crate::link::{Ticket, ToHot};
@@ -158,6 +158,9 @@ impl Agent {
     async fn reply(self: &Rc<Self>, request: &Request, body: &[u8]) -> Reply {
         let reads = matches!(request.method, Method::Get | Method::Head);
         let reply = match &request.route {
+            Route::Other(path) if path == doctor::PATH && reads => {
+                Ok(Reply::json(200, &self.doctor().await))
+            }
             Route::Other(path) if path == tokens::TOKEN_PATH && reads => {
                 self.token(request).await.map(Reply::from)
             }
@@ -358,7 +361,13 @@ impl Agent {
                 let tree = self.place(&view.image);
                 Ok(Reply::json(200, &serde_json::json!({ "pull": view, "tree": tree })))
             }
-            "/healthz" | "/metrics" | "/xylem/v1/status" | "/xylem/v1/hops" | "/xylem/v1/pulls" => {
+            "/healthz"
+            | "/metrics"
+            | "/xylem/v1/status"
+            | "/xylem/v1/hops"
+            | "/xylem/v1/pulls"
+            | doctor::PATH
+            | explain::IMAGES => {
                 let message = "the method is not for this path".to_owned();
                 Err(Refusal::new(405, "UNSUPPORTED", message))
             }

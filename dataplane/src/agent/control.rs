@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -32,9 +32,25 @@ pub(super) struct ControlLink {
     queue: RefCell<VecDeque<Kind>>,
     queued: Notify,
     connected: Cell<bool>,
+    /// When that last changed, and why it is not.
+    state: RefCell<LinkState>,
     /// Set by the agent's end: say goodbye and stop.
     leaving: Cell<bool>,
     left: Notify,
+}
+
+/// Since when the link is as it is.
+#[derive(Debug, Clone)]
+pub(super) struct LinkState {
+    pub(super) since: Instant,
+    /// What ended it, or kept it from beginning.
+    pub(super) error: Option<String>,
+}
+
+impl Default for LinkState {
+    fn default() -> Self {
+        Self { since: Instant::now(), error: None }
+    }
 }
 
 /// Why the link ended.
@@ -55,6 +71,19 @@ enum LinkError {
 impl ControlLink {
     pub(super) fn new(address: &str) -> Self {
         Self { address: address.to_owned(), ..Self::default() }
+    }
+
+    /// Since when there is a link, or none, and why not.
+    pub(super) fn state(&self) -> LinkState {
+        self.state.borrow().clone()
+    }
+
+    fn changed(&self, error: Option<String>) {
+        let mut state = self.state.borrow_mut();
+        // Tried again, and failed again.
+        let is_same = error.is_some() && state.error.is_some();
+        let since = if is_same { state.since } else { Instant::now() };
+        *state = LinkState { since, error };
     }
 
     pub(super) fn address(&self) -> &str {
@@ -107,6 +136,7 @@ impl ControlLink {
                 && !self.leaving.get()
             {
                 let error = chain(&error);
+                self.changed(Some(error.clone()));
                 if told {
                     debug!(address = self.address, error, "no link to control");
                 } else {
@@ -145,6 +175,7 @@ impl ControlLink {
         let mut inbox =
             attached.map_err(|status| LinkError::Attach(Box::new(status)))?.into_inner();
         info!(address = self.address, "linked to control");
+        self.changed(None);
         let mut heartbeat = period(HEARTBEAT_DEFAULT_MS);
         let mut report = period(HEARTBEAT_DEFAULT_MS);
         loop {

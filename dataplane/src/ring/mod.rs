@@ -22,7 +22,7 @@ use io_uring::{IoUring, cqueue, squeue};
 pub use arena::{Arena, Slot, SlotLease};
 pub use eventfd::{EventFd, watch};
 use heads::HeadBuffers;
-pub use open::RingError;
+pub use open::{MEMORY_BYTES, RingError};
 use token::Token;
 
 /// What the kernel says of one operation.

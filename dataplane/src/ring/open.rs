@@ -51,7 +51,7 @@ pub enum RingError {
 }
 
 /// Slots when nothing is said: 8 MiB.
-const MEMORY_BYTES: u64 = 8 << 20;
+pub const MEMORY_BYTES: u64 = 8 << 20;
 
 /// Slots when 8 MiB cannot be locked.
 const MEMORY_SMALL_BYTES: u64 = 4 << 20;

@@ -246,6 +246,8 @@ impl Bench {
             zone: String::new(),
             control: setup.control.map(|address| format!("http://{address}")),
             memory_bytes: 0,
+            locked: true,
+            is_memory_reduced: false,
             access,
         };
         let (stop, stopped) = oneshot::channel();
