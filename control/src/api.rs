@@ -119,3 +119,88 @@ pub struct Hop {
     /// Where the kernel's figures come from: `bpf`, `tcp_info` or `none`.
     pub source: String,
 }
+
+/// Body of `POST /api/v1/preheats`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PreheatOrder {
+    /// `host[:port]`, as image references name it.
+    pub registry: String,
+    /// Repository.
+    pub name: String,
+    /// Tag or digest.
+    pub reference: String,
+    /// `os/architecture`; none: each node's own.
+    #[serde(default)]
+    pub platforms: Vec<String>,
+    /// `all`, `zone=ZONE`, or names separated by commas, in which `*` and `?` may stand.
+    #[serde(default = "all")]
+    pub nodes: String,
+}
+
+fn all() -> String {
+    "all".to_owned()
+}
+
+/// Answer to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Preheated {
+    /// Its number.
+    pub id: u64,
+    /// How many nodes are meant.
+    pub nodes: u32,
+    /// Whether the same was running already.
+    pub joined: bool,
+}
+
+/// `GET /api/v1/preheats/N`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Preheat {
+    /// Its number.
+    pub id: u64,
+    /// `REGISTRY/NAME:TAG` or `REGISTRY/NAME@DIGEST`.
+    pub image: String,
+    /// As ordered.
+    pub platforms: Vec<String>,
+    /// Which nodes were meant.
+    pub selector: String,
+    /// `running`, `done` (all have it) or `failed` (all have ended, not all have it).
+    pub state: PreheatState,
+    /// Seconds since its start.
+    pub age_s: f64,
+    /// By name.
+    pub nodes: Vec<PreheatNode>,
+}
+
+/// One node in [`Preheat`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PreheatNode {
+    /// Its name.
+    pub node: String,
+    /// How it stands.
+    pub state: PreheatState,
+    /// Bytes that are there.
+    pub done_bytes: u64,
+    /// Bytes in all; 0 until they are known.
+    pub total_bytes: u64,
+    /// Digests of the images' manifests, as far as they are known.
+    pub images: Vec<String>,
+    /// Why it does not have it; one line.
+    pub error: Option<String>,
+}
+
+/// How a preheat stands, or one of its nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PreheatState {
+    /// Told, and has not answered yet.
+    Waiting,
+    /// Pulls.
+    Running,
+    /// Has it.
+    Done,
+    /// Could not pull it.
+    Failed,
+    /// Has gone, or was not there.
+    Left,
+}

@@ -107,6 +107,32 @@ pub const CHECKS_MAX: u32 = 256;
 /// Longest text of a check that is shown, characters.
 pub const CHECK_TEXT_MAX: u32 = 500;
 
+/// Most preheats that are remembered; those that are over make room.
+pub const PREHEATS_MAX: u32 = 64;
+
+/// Most nodes in all of them together, at most 1 KiB each.
+pub const PREHEAT_NODES_MAX: u32 = 4 * NODES_MAX;
+
+/// Most images of one preheat: one for each platform.
+pub const IMAGES_MAX: u32 = 8;
+
+/// Longest reason of a node that is kept, characters.
+pub const PREHEAT_ERROR_MAX: u32 = 200;
+
+/// How long a node that was told may say nothing, ms.
+pub const PREHEAT_SILENCE_MS: u64 = 10_000;
+
+/// Longest text that says which nodes are meant, bytes, and most names in it.
+pub const SELECTOR_MAX: u32 = 4096;
+/// See [`SELECTOR_MAX`].
+pub const SELECTOR_PARTS_MAX: u32 = 256;
+
+/// Largest order to preheat, bytes.
+pub const ORDER_MAX: u32 = 16 * 1024;
+
+/// Nodes up to which each has its own bar while they preheat.
+pub const BARS_MAX: u32 = 20;
+
 /// Field tags and lengths around one string of a message, bytes.
 const FRAMING: usize = 6;
 /// `sha256:` and 64 digits.
@@ -124,6 +150,11 @@ const _: () = {
     assert!(REPORTS_MAX as usize * REPORT <= MESSAGE_MAX as usize);
     assert!(REPORTS_MAX <= HOPS_PER_NODE_MAX, "a message fits into what is kept");
     assert!(OUTGOING_MAX >= 2 * TREES_PER_NODE_MAX, "a newcomer is told all its places at once");
+    assert!(OUTGOING_MAX >= TREES_PER_NODE_MAX + PREHEATS_MAX, "and all its preheats");
+    assert!(PREHEATS_MAX as usize <= shared::PREHEATS_MAX, "a node takes all that control has");
+    assert!(PREHEAT_NODES_MAX >= NODES_MAX && SELECTOR_MAX < ORDER_MAX);
+    assert!(IMAGES_MAX as usize == shared::PLATFORMS_MAX);
+    assert!(PREHEAT_SILENCE_MS > 4 * shared::PREHEAT_REPORT_MS);
     assert!(TREE_NODES_MAX <= NODES_MAX && NODES_MAX < CONNECTIONS_MAX);
     assert!(LOST_HEARTBEATS_MAX < HEARTBEATS_MISSED_MAX);
     assert!(HEARTBEAT_MIN_MS < HEARTBEAT_MS && HEARTBEAT_MS < HEARTBEAT_MAX_MS);

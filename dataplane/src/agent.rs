@@ -14,6 +14,7 @@ mod history;
 mod hops;
 mod manifests;
 mod post;
+mod preheat;
 mod pulls;
 mod status;
 mod tags;
@@ -48,6 +49,7 @@ use history::History;
 use hops::HopFeed;
 use manifests::Manifests;
 use post::Post;
+use preheat::Preheats;
 use pulls::Pulls;
 use tags::Tags;
 use trees::Trees;
@@ -116,6 +118,7 @@ struct Agent {
     tags: Tags,
     pulls: Pulls,
     alive: Alive,
+    preheats: Preheats,
     hops: HopFeed,
     history: RefCell<History>,
     report: RefCell<Report>,
@@ -142,6 +145,7 @@ impl Agent {
             tags: Tags::default(),
             pulls: Pulls::default(),
             alive: Alive::default(),
+            preheats: Preheats::default(),
             hops: HopFeed::new(&settings.node, probes),
             history: RefCell::default(),
             report: RefCell::default(),

@@ -8,7 +8,7 @@ use xylem_protocol::pb;
 use xylem_protocol::pb::node_message::Kind;
 
 use crate::forest::TreeKey;
-use crate::limits::{ADDRESS_MAX, LABEL_MAX, REPORTS_MAX, TREES_PER_NODE_MAX};
+use crate::limits::{ADDRESS_MAX, IMAGES_MAX, LABEL_MAX, REPORTS_MAX, TREES_PER_NODE_MAX};
 use crate::state::{Event, Hello, Membership, REGISTRY};
 
 /// Why a message was refused.
@@ -60,6 +60,13 @@ fn checked(message: pb::NodeMessage) -> Result<Event, ConvertError> {
                 node_name(&report.child)?;
             }
             Event::Hops(reports)
+        }
+        Kind::Preheat(progress) => {
+            count("images", progress.images.len(), IMAGES_MAX)?;
+            for image in &progress.images {
+                key(image)?;
+            }
+            Event::Preheat(progress)
         }
         Kind::Goodbye(pb::Goodbye {}) => Event::Goodbye,
     })

@@ -11,8 +11,9 @@ use xylem_protocol::pb;
 use xylem_protocol::pb::control_message::Kind;
 
 use super::metrics::Metrics;
+use crate::api::Preheated;
 use crate::limits::OUTGOING_MAX;
-use crate::state::{Event, Output, SessionId, Settings, State};
+use crate::state::{Event, Order, Output, PreheatError, SessionId, Settings, State};
 
 /// What a stream is sent.
 pub(super) type Outgoing = Result<pb::ControlMessage, Status>;
@@ -134,6 +135,16 @@ impl Core {
         let Inner { state, outputs, .. } = &mut *inner;
         state.tick(now_ms, outputs);
         self.deliver(&mut inner, now_ms);
+    }
+
+    /// Tells nodes to pull an image.
+    pub(super) fn preheat(&self, order: Order) -> Result<Preheated, PreheatError> {
+        let now_ms = self.now_ms();
+        let mut inner = self.lock();
+        let Inner { state, outputs, .. } = &mut *inner;
+        let started = state.preheat(order, now_ms, outputs);
+        self.deliver(&mut inner, now_ms);
+        started
     }
 
     /// Reads the state.

@@ -1,18 +1,20 @@
-//! The HTTP side of control's port: JSON for `xylem`, metrics, health. Reads the state, never
-//! changes it.
+//! The HTTP side of control's port: JSON for `xylem`, metrics, health. Changes nothing but by
+//! preheats.
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::json;
 use tonic::service::Routes;
 
 use super::attach;
 use super::core::Core;
+use super::preheat;
+use crate::limits::ORDER_MAX;
 
 /// All that control's port answers, gRPC included.
 pub(super) fn router(core: Arc<Core>) -> Router {
@@ -20,6 +22,11 @@ pub(super) fn router(core: Arc<Core>) -> Router {
         .route("/api/v1/status", get(status))
         .route("/api/v1/trees", get(trees))
         .route("/api/v1/hops", get(hops))
+        .route(
+            "/api/v1/preheats",
+            post(preheat::start).layer(DefaultBodyLimit::max(ORDER_MAX as usize)),
+        )
+        .route("/api/v1/preheats/{id}", get(preheat::show))
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "ok\n"))
         .with_state(Arc::clone(&core));
@@ -54,14 +61,14 @@ async fn metrics(State(core): State<Arc<Core>>) -> Response {
 async fn not_found() -> Response {
     error(
         StatusCode::NOT_FOUND,
-        "no such path; see /api/v1/status, trees, hops, /metrics, /healthz",
+        "no such path; see /api/v1/status, trees, hops, preheats, /metrics, /healthz",
     )
 }
 
 async fn not_allowed() -> Response {
-    error(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here")
+    error(StatusCode::METHOD_NOT_ALLOWED, "the method is not for this path")
 }
 
-fn error(status: StatusCode, reason: &str) -> Response {
+pub(super) fn error(status: StatusCode, reason: &str) -> Response {
     (status, Json(json!({ "error": reason }))).into_response()
 }

@@ -26,6 +26,7 @@ pub(super) struct Metrics {
     reports: Counter,
     assignments: Counter,
     refusals: Counter,
+    preheats: Counter,
     /// Streams dropped because their node did not read.
     pub(super) clogged: Counter,
 }
@@ -59,6 +60,7 @@ impl Metrics {
             heartbeats: counter("heartbeats", "Heartbeats received"),
             reports: counter("hop_reports", "Hop reports received"),
             assignments: counter("assignments", "Places told to nodes"),
+            preheats: counter("preheats", "Times that a node was told to pull an image"),
             refusals: counter("refusals", "Messages of nodes that were not accepted"),
             clogged: counter("streams_clogged", "Streams dropped because the node did not read"),
             registry,
@@ -72,7 +74,7 @@ impl Metrics {
             Event::Leave { .. } => drop(self.leaves.inc()),
             Event::Heartbeat(_) => drop(self.heartbeats.inc()),
             Event::Hops(reports) => drop(self.reports.inc_by(reports.len() as u64)),
-            Event::Goodbye | Event::Lost => {}
+            Event::Preheat(_) | Event::Goodbye | Event::Lost => {}
         }
     }
 
@@ -80,6 +82,7 @@ impl Metrics {
         match message {
             Kind::Welcome(_) => {}
             Kind::Assignment(_) => drop(self.assignments.inc()),
+            Kind::Preheat(_) => drop(self.preheats.inc()),
             Kind::Refusal(_) => drop(self.refusals.inc()),
         }
     }

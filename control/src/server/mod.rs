@@ -7,6 +7,7 @@ mod core;
 mod http;
 mod listen;
 mod metrics;
+mod preheat;
 
 use std::future::Future;
 use std::io;

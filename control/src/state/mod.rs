@@ -9,6 +9,7 @@
 //! of them when the time is over. Only joins to trees that somebody has claimed wait for that.
 
 mod hops;
+mod preheat;
 mod roster;
 mod view;
 
@@ -17,10 +18,13 @@ use std::collections::{BTreeMap, HashMap};
 use xylem_protocol::pb;
 use xylem_protocol::pb::control_message::Kind;
 
+use crate::api;
 use crate::forest::{self, Assignment, Claim, Claimed, Forest, ForestError, NodeId, TreeKey};
 use crate::limits::{HEARTBEATS_MISSED_MAX, LOST_HEARTBEATS_MAX, UPSTREAMS_MAX};
 pub(crate) use hops::REGISTRY;
 use hops::Reports;
+use preheat::Preheats;
+pub use preheat::{Order, PreheatError, Selector, SelectorError};
 use roster::{Node, Phase, Roster};
 pub use view::Totals;
 
@@ -88,6 +92,8 @@ pub enum Event {
     Heartbeat(pb::Heartbeat),
     /// Counters of hops.
     Hops(Vec<pb::HopReport>),
+    /// How far a preheat is.
+    Preheat(pb::PreheatProgress),
     /// The node ends.
     Goodbye,
     /// The stream broke off.
@@ -129,6 +135,7 @@ pub struct State {
     names: HashMap<TreeKey, String>,
     /// While settling: what is claimed. `None` afterwards.
     claimed: Option<BTreeMap<TreeKey, Claims>>,
+    preheats: Preheats,
     /// Scratch for the assignments of one event.
     assignments: Vec<Assignment>,
 }
@@ -143,6 +150,7 @@ impl State {
             roster: Roster::default(),
             names: HashMap::new(),
             claimed: Some(BTreeMap::new()),
+            preheats: Preheats::default(),
             assignments: Vec::new(),
         }
     }
@@ -166,6 +174,11 @@ impl State {
                 }
             }
             (Some(node), Event::Hops(reports)) => self.hops(session, node, reports, now_ms, out),
+            (Some(node), Event::Preheat(progress)) => {
+                if let Some(node) = self.roster.get(node) {
+                    self.preheats.moved(&node.name, progress);
+                }
+            }
             (Some(node), Event::Goodbye) => {
                 self.down(node, now_ms, out);
                 self.roster.remove(node);
@@ -201,6 +214,28 @@ impl State {
             }
         }
         self.roster.forget_long_gone(now_ms);
+        self.preheats.tick(now_ms);
+    }
+
+    /// Tells nodes to pull an image into their stores.
+    ///
+    /// # Errors
+    /// [`PreheatError`].
+    pub fn preheat(
+        &mut self,
+        order: Order,
+        now_ms: u64,
+        out: &mut Vec<Output>,
+    ) -> Result<api::Preheated, PreheatError> {
+        let (started, names) = self.preheats.start(order, &self.roster, now_ms)?;
+        let Some(message) = self.preheats.message(started.id) else { return Ok(started) };
+        for name in names {
+            let node = self.roster.by_name(&name).and_then(|node| self.roster.get(node));
+            if let Some(Phase::Attached(session)) = node.map(|node| node.phase) {
+                out.push(Output::Send { session, message: Kind::Preheat(message.clone()) });
+            }
+        }
+        Ok(started)
     }
 
     fn hello(&mut self, session: SessionId, hello: Hello, now_ms: u64, out: &mut Vec<Output>) {
@@ -237,6 +272,10 @@ impl State {
         }
         for held in memberships {
             self.claim(session, node, held, out);
+        }
+        let Some(name) = self.roster.get(node).map(|node| &node.name) else { return };
+        for message in self.preheats.attached(name, now_ms) {
+            out.push(Output::Send { session, message: Kind::Preheat(message) });
         }
     }
 
@@ -354,6 +393,9 @@ impl State {
     /// Takes a node out of all trees.
     fn down(&mut self, node: NodeId, now_ms: u64, out: &mut Vec<Output>) {
         self.roster.detach(node, Phase::Gone { since_ms: now_ms });
+        if let Some(node) = self.roster.get(node) {
+            self.preheats.left(&node.name);
+        }
         self.forget_claims(node);
         let keys: Vec<_> = self.forest.memberships(node).collect();
         self.change_surely(&forest::Event::Down { node }, out);

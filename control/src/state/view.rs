@@ -45,6 +45,11 @@ impl State {
         api::Hops { hops: hops::merged(self.roster.iter()) }
     }
 
+    /// One preheat; `None` if it is not remembered.
+    pub fn preheat_view(&self, id: u64, now_ms: u64) -> Option<api::Preheat> {
+        self.preheats.view(id, now_ms)
+    }
+
     /// Numbers for the metrics.
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();

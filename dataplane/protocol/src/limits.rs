@@ -250,6 +250,15 @@ pub const CLOCK_OFF_MAX_MS: u64 = 60_000;
 /// Less free space than this in the store is warned of, bytes.
 pub const STORE_FREE_MIN: u64 = 1 << 30;
 
+/// Most preheats that one node is at.
+pub const PREHEATS_MAX: usize = 64;
+
+/// Most platforms of one preheat.
+pub const PLATFORMS_MAX: usize = 8;
+
+/// How often a node looks how far its preheats are, ms.
+pub const PREHEAT_REPORT_MS: u64 = 250;
+
 /// Shortest and longest wait before the link to control is tried again, ms. The longest one, with
 /// its jitter, is shorter than the two heartbeats in which a new control collects claims.
 pub const CONTROL_BACKOFF_MIN_MS: u64 = 100;

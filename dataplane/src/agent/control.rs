@@ -34,6 +34,8 @@ pub(super) struct ControlLink {
     connected: Cell<bool>,
     /// When that last changed, and why it is not.
     state: RefCell<LinkState>,
+    /// Links so far: what is said of one is not said of the next.
+    links: Cell<u64>,
     /// Set by the agent's end: say goodbye and stop.
     leaving: Cell<bool>,
     left: Notify,
@@ -71,6 +73,11 @@ enum LinkError {
 impl ControlLink {
     pub(super) fn new(address: &str) -> Self {
         Self { address: address.to_owned(), ..Self::default() }
+    }
+
+    /// Number of the link, or of the last one.
+    pub(super) fn number(&self) -> u64 {
+        self.links.get()
     }
 
     /// Since when there is a link, or none, and why not.
@@ -169,6 +176,7 @@ impl ControlLink {
         queue.extend(joins.into_iter().map(Kind::Join));
         *self.queue.borrow_mut() = queue;
         self.connected.set(true);
+        self.links.set(self.links.get() + 1);
         // Hello has to be on its way before the response comes: control answers it, not the call.
         self.flush_one(&outbox).await;
         let attached = ControlClient::new(channel).attach(ReceiverStream::new(messages)).await;
@@ -236,6 +244,7 @@ fn take(agent: &Rc<Agent>, kind: pb::control_message::Kind) {
                 agent.trees.refused(&image);
             }
         }
+        pb::control_message::Kind::Preheat(order) => agent.preheat(order),
         pb::control_message::Kind::Welcome(_) => {}
     }
 }

@@ -27,15 +27,15 @@ use crate::origin::{
 #[serde(deny_unknown_fields)]
 pub(super) struct PullAsk {
     /// Repository.
-    name: String,
+    pub(super) name: String,
     /// Tag or digest.
-    reference: String,
+    pub(super) reference: String,
     /// `host[:port]` of the registry. Empty: the default one.
     #[serde(default)]
-    registry: String,
+    pub(super) registry: String,
     /// `os/architecture`; default is this machine's.
     #[serde(default)]
-    platform: Option<String>,
+    pub(super) platform: Option<String>,
 }
 
 /// A pull that has been checked.
@@ -68,12 +68,12 @@ pub(super) struct Pulls {
 #[derive(Debug, Serialize)]
 pub(super) struct PullJson {
     id: u64,
-    state: &'static str,
-    error: Option<String>,
-    image: Option<String>,
+    pub(super) state: &'static str,
+    pub(super) error: Option<String>,
+    pub(super) image: Option<String>,
     manifest: Option<String>,
-    done_bytes: u64,
-    total_bytes: u64,
+    pub(super) done_bytes: u64,
+    pub(super) total_bytes: u64,
     blobs: Vec<PullBlobJson>,
     start_ns: u64,
     end_ns: Option<u64>,

@@ -1,9 +1,10 @@
 //! The agent against a hot half, a registry and a control process that are made of paper.
 
-mod central;
+mod control;
 mod doctor;
 mod explain;
 mod flows;
 mod paper;
+mod preheat;
 mod private;
 mod requests;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use xylem_protocol::limits::{REGISTRY_TRIES_MAX, UNIT_BYTES};
 use xylem_protocol::{Digest, pb};
 
-use super::central::PaperControl;
+use super::control::PaperControl;
 use super::paper::{Bench, Page, PaperServer, Setup, digest, status};
 use crate::link::{Lost, Source, ToCold, ToHot};
 use crate::ring::{Arena, Slot};

@@ -1,5 +1,5 @@
 //! The agent's surroundings, made of paper: a hot half that only takes and gives messages, a
-//! registry that says what the test wants, a control process that assigns.
+//! registry that says what the test wants. The control process is in control.rs.
 
 use std::cell::Cell;
 use std::io::{Read, Write};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use xylem_protocol::Digest;
 
-use super::central::PaperControl;
+use super::control::PaperControl;
 use super::paper::{Bench, Page, PaperServer, Setup, digest, status};
 use super::requests::image;
 use crate::link::{Source, ToHot};

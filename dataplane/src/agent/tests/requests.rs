@@ -14,7 +14,7 @@ pub(super) fn image(config: &[u8], layers: &[&[u8]]) -> String {
 }
 
 /// A registry with one manifest, tagged `v1`.
-fn registry_of(json: &str) -> PaperServer {
+pub(super) fn registry_of(json: &str) -> PaperServer {
     let json = json.to_owned();
     let by_digest = format!("/v2/a/b/manifests/{}", digest(json.as_bytes()));
     PaperServer::start(move |line| match line.split(' ').nth(1) {
@@ -122,7 +122,7 @@ fn an_unreachable_registry_is_named() {
 }
 
 /// Does the ring thread's part of a pull: every blob that is to be fetched is written and stored.
-fn fetch_all(bench: &Bench, blobs: &[&[u8]], message: &ToHot) {
+pub(super) fn fetch_all(bench: &Bench, blobs: &[&[u8]], message: &ToHot) {
     if let ToHot::Fetch { digest: wanted, .. } = message {
         let blob = blobs.iter().find(|blob| digest(blob) == *wanted).unwrap();
         bench.write(*wanted, blob);

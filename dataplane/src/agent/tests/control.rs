@@ -1,4 +1,4 @@
-//! A control process made of paper: it assigns what the test says, and tells what it hears.
+//! A control process made of paper: it assigns what the test wants, and gives orders.
 
 use std::net::{SocketAddr, TcpListener};
 
@@ -18,6 +18,7 @@ pub(super) struct PaperControl {
 #[derive(Debug)]
 struct Assigner {
     upstreams: Vec<pb::Peer>,
+    orders: Vec<pb::Preheat>,
     said: mpsc::UnboundedSender<pb::node_message::Kind>,
 }
 
@@ -33,7 +34,7 @@ impl pb::control_server::Control for Assigner {
         use pb::node_message::Kind;
         let mut inbox = request.into_inner();
         let (outbox, replies) = mpsc::channel(16);
-        let upstreams = self.upstreams.clone();
+        let (upstreams, orders) = (self.upstreams.clone(), self.orders.clone());
         let said = self.said.clone();
         tokio::spawn(async move {
             while let Ok(Some(message)) = inbox.message().await {
@@ -51,8 +52,10 @@ impl pb::control_server::Control for Assigner {
                     })),
                     _ => None,
                 };
+                let first = matches!(kind, Kind::Hello(_)).then(|| orders.clone());
+                let orders = first.into_iter().flatten().map(Reply::Preheat);
                 let _ = said.send(kind);
-                if let Some(kind) = reply {
+                for kind in reply.into_iter().chain(orders) {
                     let _ = outbox.send(Ok(pb::ControlMessage { kind: Some(kind) })).await;
                 }
             }
@@ -63,12 +66,18 @@ impl pb::control_server::Control for Assigner {
 
 impl PaperControl {
     pub(super) fn start(upstreams: &[(&str, &str)]) -> Self {
+        Self::start_with(upstreams, Vec::new())
+    }
+
+    /// The same; whoever says hello gets these orders.
+    pub(super) fn start_with(upstreams: &[(&str, &str)], orders: Vec<pb::Preheat>) -> Self {
         let peer = |&(node, address): &(&str, &str)| pb::Peer {
             node: node.into(),
             address: address.into(),
         };
         let (sender, said) = mpsc::unbounded_channel();
-        let assigner = Assigner { upstreams: upstreams.iter().map(peer).collect(), said: sender };
+        let upstreams = upstreams.iter().map(peer).collect();
+        let assigner = Assigner { upstreams, orders, said: sender };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
