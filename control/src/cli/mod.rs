@@ -7,6 +7,7 @@ mod explain;
 mod hops;
 mod install;
 mod layout;
+mod preheat;
 mod pull;
 mod status;
 mod table;
@@ -23,6 +24,8 @@ use xylem_protocol::names::Reference;
 use client::{Client, ClientError, Endpoint, Peer};
 use install::{InstallError, Runtime};
 use layout::LayoutError;
+
+use crate::state::Selector;
 
 /// Pull container images through a node, and look at trees, hops and nodes.
 ///
@@ -64,6 +67,21 @@ enum Command {
         #[arg(value_name = "REGISTRY/NAME[:TAG|@DIGEST]|DIGEST")]
         image: explain::Image,
     },
+    /// Have nodes pull an image into their stores, through control
+    Preheat {
+        /// What to pull; without tag or digest: latest
+        #[arg(value_name = "REGISTRY/NAME[:TAG|@DIGEST]")]
+        image: Reference,
+        /// For which platform; may be repeated [default: each node's own]
+        #[arg(long, value_name = "OS/ARCH", value_parser = platform)]
+        platform: Vec<String>,
+        /// Which nodes: all, zone=ZONE, or names separated by commas, with * and ?
+        #[arg(long, value_name = "SELECTOR", default_value = "all")]
+        nodes: Selector,
+        /// Only start it
+        #[arg(long)]
+        detach: bool,
+    },
     /// Draw the trees: who reads from whom
     Trees,
     /// List the hops: bytes, speed, round trips and what limits each
@@ -100,6 +118,12 @@ enum CliError {
     Pull { peer: Peer, image: String, reason: String },
     #[error("{peer}: {reason}")]
     Unexplained { peer: Peer, reason: String },
+    #[error("{lacking} of {of} nodes do not have it")]
+    Preheat { lacking: usize, of: usize },
+    #[error("{peer} has forgotten preheat {id}; was it restarted? the nodes go on pulling")]
+    PreheatForgotten { peer: Peer, id: u64 },
+    #[error("interrupted; the nodes go on pulling")]
+    PreheatInterrupted,
     #[error("{failed} of {of} checks failed")]
     Unwell { failed: usize, of: usize },
     #[error("interrupted; the node goes on pulling")]
@@ -151,6 +175,13 @@ fn run(arguments: Arguments) -> Result<(), CliError> {
                 }
             }
             Command::Explain { image } => explain::run(&client, &node, &image, json).await,
+            Command::Preheat { image, platform, nodes, detach } => {
+                let order = preheat::Order { image, platforms: platform, nodes, detach };
+                tokio::select! {
+                    result = preheat::run(&client, &control, order, json) => result,
+                    _ = tokio::signal::ctrl_c() => Err(CliError::PreheatInterrupted),
+                }
+            }
             Command::Trees => trees::run(&client, &control, json).await,
             Command::Hops => hops::run(&client, &control, json).await,
             Command::Status => status::run(&client, &control, &node, node_named, json).await,
