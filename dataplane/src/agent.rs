@@ -168,8 +168,8 @@ impl Agent {
             ToCold::Lost { digest, attempt, at, cause } => self.lost(digest, attempt, at, cause),
             ToCold::Silent { digest, attempt } => self.silent(digest, attempt),
             ToCold::Mismatch { digest, attempt, actual } => self.mismatch(digest, attempt, actual),
-            ToCold::Stored { digest, size, first_byte_ns } => {
-                self.stored(digest, size, first_byte_ns)
+            ToCold::Stored { digest, size, first_byte_ns, readers } => {
+                self.stored(digest, size, (first_byte_ns, readers));
             }
             ToCold::StoreFailed { digest, cause } => self.store_failed(digest, cause),
             ToCold::Fill { digest, attempt, at, lease } => {

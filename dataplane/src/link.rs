@@ -176,6 +176,8 @@ pub enum ToCold {
         size: u64,
         /// When its first byte of this time came, `CLOCK_MONOTONIC`; 0 if none did.
         first_byte_ns: u64,
+        /// Readers now.
+        readers: u32,
     },
     /// A write failed; the flow is over and its readers were told.
     StoreFailed {

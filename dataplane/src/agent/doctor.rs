@@ -120,10 +120,10 @@ impl Agent {
         let (address, link) = (control.address(), control.state());
         let since = format!("{} s", link.since.elapsed().as_secs());
         match (control.is_connected(), link.error) {
-            (true, _) => Check::good(NAME, format!("{address}, connected since {since}")),
+            (true, _) => Check::good(NAME, format!("{address}, connected for {since}")),
             (false, error) => {
                 let error = error.unwrap_or_else(|| "not connected yet".to_owned());
-                let detail = format!("{address}, not connected since {since}: {error}");
+                let detail = format!("{address}, not connected for {since}: {error}");
                 let remedy = "start xylem-control there, or correct --control; pulls go on from \
                               the registry";
                 Check::bad(NAME, detail, remedy)

@@ -66,7 +66,9 @@ impl Agent {
             return Err(Refusal::new(404, "MANIFEST_UNKNOWN", message));
         };
         let held = |digest: &Digest| self.store.size_of(digest);
-        let view = self.history.borrow().view(&image, held, monotonic_ns());
+        let limits = self.limits();
+        let limit = |upstream: &str| limits.of(upstream);
+        let view = self.history.borrow().view(&image, held, limit, monotonic_ns());
         // It was found in the same turn.
         view.ok_or_else(|| Refusal::new(500, "UNKNOWN", "interrupted".to_owned()))
     }

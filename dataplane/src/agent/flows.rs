@@ -306,8 +306,8 @@ impl Agent {
         });
     }
 
-    /// All bytes are on disk and verified.
-    pub(super) fn stored(self: &Rc<Self>, digest: Digest, size: u64, first_byte_ns: u64) {
+    /// All bytes are on disk and verified. `seen`: when the first byte came, and how many read.
+    pub(super) fn stored(self: &Rc<Self>, digest: Digest, size: u64, seen: (u64, u32)) {
         let Some(serial) = self.flows.with(&digest, |flow| flow.serial) else { return };
         let (agent, store) = (self.clone(), self.store.clone());
         tokio_uring::spawn(async move {
@@ -316,7 +316,7 @@ impl Agent {
                 Ok(Ok(())) => {
                     debug!(%digest, size, "committed");
                     agent.metrics.committed(size);
-                    agent.note_done(&digest, size, first_byte_ns);
+                    agent.note_done(&digest, size, seen);
                     agent.post.send(ToHot::Committed { digest });
                     if let Some(flow) = agent.flows.remove(&digest) {
                         flow.finish(&Ok(size));

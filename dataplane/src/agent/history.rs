@@ -268,13 +268,14 @@ impl History {
         &mut self,
         blob: &Digest,
         size: u64,
-        first_byte_ns: u64,
+        (first_byte_ns, readers): (u64, u32),
         verdict: Verdict,
         at_ns: u64,
     ) {
         let Some(fetch) = self.fetches.get(blob) else { return };
         fetch.reached(size);
         fetch.first(first_byte_ns);
+        fetch.readers = fetch.readers.max(readers);
         (fetch.size, fetch.verdict, fetch.end_ns) = (size, verdict, Some(at_ns));
     }
 

@@ -178,7 +178,9 @@ impl Driver {
         let Some(flow) = self.flows.get(index) else { return };
         let (digest, size) = (flow.digest, flow.size.unwrap_or(0));
         let first_byte_ns = flow.first_byte_ns;
-        self.tell(ToCold::Stored { digest, size, first_byte_ns });
+        let readers = self.relay.readers_of(FlowId(index));
+        let readers = u32::try_from(readers).unwrap_or(u32::MAX);
+        self.tell(ToCold::Stored { digest, size, first_byte_ns, readers });
     }
 
     fn closed(&mut self, flow: FlowId) {

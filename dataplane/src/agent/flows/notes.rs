@@ -5,7 +5,7 @@ use xylem_protocol::limits::UNIT_BYTES;
 
 use crate::agent::{Agent, REGISTRY};
 use crate::clock::monotonic_ns;
-use crate::hops::Verdict;
+use crate::hops::{HopFigures, Verdict};
 use crate::link::Lost;
 use crate::oneline::chain;
 
@@ -46,18 +46,30 @@ impl Agent {
         self.history.borrow_mut().lost(digest, at, reason);
     }
 
-    /// A blob is complete. What limited its hop is said of blobs of a unit or more: less is over
-    /// before anything limits it.
-    pub(super) fn note_done(&self, digest: &Digest, size: u64, first_byte_ns: u64) {
+    /// A blob is complete; `seen` is when its first byte came, and how many read it at the end.
+    pub(super) fn note_done(&self, digest: &Digest, size: u64, seen: (u64, u32)) {
         let upstream = self.history.borrow().upstream_of(digest);
         let verdict = match upstream {
-            Some(upstream) if size >= u64::from(UNIT_BYTES) => {
-                let hops = self.hops.figures();
-                let hop = hops.iter().find(|hop| hop.from_child && *hop.parent == *upstream);
-                hop.map_or(Verdict::Unknown, |hop| hop.verdict)
-            }
+            Some(upstream) if size >= u64::from(UNIT_BYTES) => self.limits().of(&upstream),
             _ => Verdict::Unknown,
         };
-        self.history.borrow_mut().done(digest, size, first_byte_ns, verdict, monotonic_ns());
+        self.history.borrow_mut().done(digest, size, seen, verdict, monotonic_ns());
+    }
+
+    /// What limits the hops to this node at the moment.
+    pub(in crate::agent) fn limits(&self) -> Limits {
+        Limits(self.hops.figures())
+    }
+}
+
+/// What limited the hops to this node, as far as it sees.
+#[derive(Debug)]
+pub(in crate::agent) struct Limits(Vec<HopFigures>);
+
+impl Limits {
+    /// Of the hop from a node, or from the registry.
+    pub(in crate::agent) fn of(&self, upstream: &str) -> Verdict {
+        let hop = self.0.iter().find(|hop| hop.from_child && hop.parent == upstream);
+        hop.map_or(Verdict::Unknown, |hop| hop.verdict)
     }
 }

@@ -26,7 +26,8 @@ fn give(history: &mut History, number: u16, document: &Document, by: Asker, at_n
 
 fn view(history: &History, number: u16, held: &[u16]) -> serde_json::Value {
     let is_held = |blob: &Digest| held.iter().find(|n| digest(**n) == *blob).map(|_| 1);
-    let view: ImageView = history.view(&digest(number), is_held, 100 * S).unwrap();
+    let view: ImageView =
+        history.view(&digest(number), is_held, |_| Verdict::Sender, 100 * S).unwrap();
     serde_json::to_value(view).unwrap()
 }
 
@@ -50,7 +51,7 @@ fn a_pull_with_a_lost_parent() {
     history.lost(&digest(2), 70, "broke\nagain");
     history.asks(digest(2), Some(&one), Some(&arc("n2")), &arc(REGISTRY), 70);
     history.asks(digest(2), Some(&one), Some(&arc("n2")), &arc(REGISTRY), 70);
-    history.done(&digest(2), 100, 2 * S + S / 2, Verdict::Network, 4 * S);
+    history.done(&digest(2), 100, (2 * S + S / 2, 1), Verdict::Network, 4 * S);
     history.began(digest(4), 3 * S);
     history.failed(digest(4), "nobody has it", 5 * S);
 
@@ -90,7 +91,7 @@ fn a_later_pull_finds_everything_here() {
     history.asks(digest(2), Some(&digest(1)), None, &arc("n1"), 0);
     // A second request while it runs, and one soon after, are the same pull.
     give(&mut history, 1, &document, Asker::Runtime, 30 * S);
-    history.done(&digest(2), 100, 0, Verdict::Unknown, 31 * S);
+    history.done(&digest(2), 100, (0, 0), Verdict::Unknown, 31 * S);
     give(&mut history, 1, &document, Asker::Runtime, 39 * S);
     let told = view(&history, 1, &[2]);
     assert_eq!((&told["asked_by"], &told["peer_bytes"]), (&"pull".into(), &100.into()));
@@ -108,6 +109,22 @@ fn a_later_pull_finds_everything_here() {
     assert_eq!((&blob["state"], &blob["retries"]), (&"here".into(), &0.into()));
     assert_eq!(blob["sources"][0]["upstream"], "n1", "where it came from then");
     assert_eq!(view(&history, 1, &[])["state"], "partial", "deleted since, and not asked for");
+}
+
+#[test]
+fn what_was_over_too_soon_is_limited_by_what_its_hop_is() {
+    let mut history = History::default();
+    let unit = u64::from(xylem_protocol::limits::UNIT_BYTES);
+    give(&mut history, 1, &image(&[(2, unit), (3, unit - 1), (4, unit)]), Asker::Pull, S);
+    for blob in [2, 3] {
+        history.began(digest(blob), S);
+        history.asks(digest(blob), None, None, &arc("n1"), 0);
+        history.done(&digest(blob), unit, (0, 2), Verdict::Unknown, 2 * S);
+    }
+    let told = view(&history, 1, &[2, 3, 4]);
+    let limits = [0, 1, 2].map(|at| told["blobs"][at]["limited_by"].as_str().unwrap().to_owned());
+    assert_eq!(limits, ["sender", "unknown", "unknown"], "too small, and fetched earlier");
+    assert_eq!(told["blobs"][0]["readers"], 2);
 }
 
 #[test]

@@ -2,8 +2,10 @@
 
 use serde::Serialize;
 use xylem_protocol::Digest;
+use xylem_protocol::limits::UNIT_BYTES;
 
 use super::{Asker, Fetch, History, Image, REGISTRY};
+use crate::hops::Verdict;
 
 /// The last pull of an image.
 #[derive(Debug, Serialize)]
@@ -75,18 +77,22 @@ struct SourceView {
 }
 
 impl History {
-    /// The last pull of an image. `held` is what the store says of a blob's size.
+    /// The last pull of an image. `held` is what the store says of a blob's size, `limit` what
+    /// limits the hop from a source now: asked for blobs that were over before that could be told.
     pub(in crate::agent) fn view(
         &self,
         digest: &Digest,
         held: impl Fn(&Digest) -> Option<u64>,
+        limit: impl Fn(&str) -> Verdict,
         now_ns: u64,
     ) -> Option<ImageView> {
         let image = self.images.peek(digest)?;
         let blob = |&(blob, size): &(Digest, u64)| {
             let fetch = self.fetches.peek(&blob);
             let is_starting = self.starting.contains_key(&blob);
-            BlobView::new(image, &blob, size, fetch, is_starting, held(&blob).is_some())
+            let is_held = held(&blob).is_some();
+            let view = BlobView::new(image, &blob, size, fetch, is_starting, is_held);
+            view.limited(fetch, &limit)
         };
         let blobs: Vec<BlobView> = image.blobs.iter().map(blob).collect();
         let sum = |of: fn(&BlobView) -> u64| blobs.iter().map(of).sum();
@@ -172,6 +178,19 @@ impl BlobView {
             readers: mine.map_or(0, |fetch| fetch.readers),
             error: mine.and_then(|fetch| fetch.error.as_deref()).map(str::to_owned),
             sources,
+        }
+    }
+}
+
+impl BlobView {
+    /// Less than a unit is over before anything limits it.
+    fn limited(self, fetch: Option<&Fetch>, limit: impl Fn(&str) -> Verdict) -> Self {
+        let last = fetch.and_then(|fetch| fetch.origins.last()).filter(|_| self.state == "done");
+        match last {
+            Some(last) if self.limited_by == "unknown" && self.size >= u64::from(UNIT_BYTES) => {
+                Self { limited_by: limit(&last.upstream).as_str(), ..self }
+            }
+            _ => self,
         }
     }
 }

@@ -69,7 +69,7 @@ fn each_registry_has_its_own_trouble() {
         is(&checks, "registry page", Some(false), "answers 404", "is a registry at this URL");
         is(&checks, "registry closed", Some(false), "refused", "nothing listens there");
         is(&checks, "registry silent", Some(false), "no answer within 2000 ms", "firewall");
-        is(&checks, "control link", Some(false), "not connected since", "start xylem-control");
+        is(&checks, "control link", Some(false), "not connected for", "start xylem-control");
         is(&checks, "node's clock", Some(false), "s ahead of http://", "NTP");
         let names: Vec<_> = checks.iter().map(|check| check["name"].as_str().unwrap()).collect();
         let registries = ["unknown", "page", "closed", "silent"].map(|n| format!("registry {n}"));

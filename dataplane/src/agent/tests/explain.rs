@@ -43,7 +43,7 @@ fn a_pull_is_explained_from_its_tag_to_its_last_byte() {
         bench.lose(blob, 0, 4, Lost::Short);
         assert!(matches!(bench.next_else().await, ToHot::Source { .. }));
         bench.write(blob, layer);
-        bench.tell(ToCold::Stored { digest: blob, size: 7, first_byte_ns: 1 });
+        bench.tell(ToCold::Stored { digest: blob, size: 7, first_byte_ns: 1, readers: 0 });
         assert!(matches!(bench.next_else().await, ToHot::Committed { .. }));
 
         let (status, told) = explained(bench, &by_name).await;

@@ -64,7 +64,7 @@ fn a_blob_is_fetched_committed_and_then_here() {
         assert!(head.starts_with(&first) && head.ends_with("\r\n"), "{head}");
         assert!(!head.contains("Xylem"), "a registry is told nothing of trees: {head}");
         bench.write(blob, b"xylem and padding");
-        bench.tell(ToCold::Stored { digest: blob, size: 5, first_byte_ns: 0 });
+        bench.tell(ToCold::Stored { digest: blob, size: 5, first_byte_ns: 0, readers: 0 });
         let committed = bench.next().await;
         assert!(
             matches!(committed, ToHot::Committed { digest } if digest == blob),
@@ -214,7 +214,12 @@ fn a_partial_blob_is_resumed() {
         let crc = crc32c::crc32c(&content[..UNIT_BYTES as usize]);
         bench.tell(ToCold::Units { digest: blob, size: resume.size, first: 2, crc: vec![crc] });
         bench.write(blob, &content);
-        bench.tell(ToCold::Stored { digest: blob, size: resume.size, first_byte_ns: 0 });
+        bench.tell(ToCold::Stored {
+            digest: blob,
+            size: resume.size,
+            first_byte_ns: 0,
+            readers: 0,
+        });
         assert!(matches!(bench.next().await, ToHot::Committed { .. }));
     });
 }

@@ -126,7 +126,12 @@ pub(super) fn fetch_all(bench: &Bench, blobs: &[&[u8]], message: &ToHot) {
     if let ToHot::Fetch { digest: wanted, .. } = message {
         let blob = blobs.iter().find(|blob| digest(blob) == *wanted).unwrap();
         bench.write(*wanted, blob);
-        bench.tell(ToCold::Stored { digest: *wanted, size: blob.len() as u64, first_byte_ns: 0 });
+        bench.tell(ToCold::Stored {
+            digest: *wanted,
+            size: blob.len() as u64,
+            first_byte_ns: 0,
+            readers: 0,
+        });
     }
 }
 
