@@ -50,7 +50,7 @@ pub(in crate::agent) struct BlobView {
     disk_bytes: u64,
     /// Since the pull's start.
     start_ms: Option<f64>,
-    /// Since the blob's own start.
+    /// Since the blob's own start: its wait for a turn is in it.
     first_byte_ms: Option<f64>,
     /// From the blob's start to its commit.
     seconds: Option<f64>,
