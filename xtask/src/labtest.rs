@@ -20,6 +20,7 @@ mod liar;
 pub(crate) mod links;
 mod mirror;
 mod oddhttp;
+mod outage;
 mod parent;
 mod podman;
 mod private;
@@ -106,6 +107,9 @@ const TESTS: &[Test] = &[
     ("kinds_of_images_can_all_be_pulled", kinds::all_can_be_pulled),
     ("platforms_are_trees_of_their_own", kinds::platforms_are_apart),
     ("artifacts_pass_through", kinds::artifacts_pass_through),
+    ("containerd_goes_on_without_its_node", outage::containerd_goes_on),
+    ("podman_begins_again_without_its_node", outage::podman_begins_again),
+    ("clients_pull_without_control", outage::clients_pull_without_control),
     ("private_registry_with_passwords", private::with_passwords),
     ("private_registry_with_tokens", private::with_tokens),
     ("registries_are_kept_apart", registries::are_kept_apart),

@@ -38,10 +38,22 @@ pub(super) fn with_fixture(
     packages: &[&str],
     test: impl FnOnce(&mut Cluster) -> Result<()>,
 ) -> Result<()> {
+    with_fixture_at(RATE, programs, nodes, recipe, packages, test)
+}
+
+/// The same with links of a rate.
+pub(super) fn with_fixture_at(
+    rate: &str,
+    programs: &Binaries,
+    nodes: usize,
+    recipe: &Recipe,
+    packages: &[&str],
+    test: impl FnOnce(&mut Cluster) -> Result<()>,
+) -> Result<()> {
     setup::debian_packages(&["docker-registry", "skopeo"])?;
     setup::debian_packages(packages)?;
     let layout = fixture::cached(recipe)?;
-    let mut cluster = Cluster::new(programs, nodes, Some(RATE), Origin::DockerRegistry)?;
+    let mut cluster = Cluster::new(programs, nodes, Some(rate), Origin::DockerRegistry)?;
     cluster.layout = layout;
     cluster.settings.access_log = true;
     test(&mut cluster).map_err(|error| error.context(format!("logs:\n{}", cluster.lab.story())))

@@ -36,6 +36,7 @@ impl Setting {
         fs::create_dir(&directory)?;
         let cgroup = cluster.lab.cgroup_for_containers(host)?;
         let storage = cluster.lab.disk().join(&name);
+        fs::create_dir(&storage)?;
         let setting = Self { host: host.to_owned(), directory, storage, cgroup };
         setting.mirror(cluster, &[(NAME, REGISTRY_PORT)])?;
         setting.write("policy.json", r#"{"default": [{"type": "insecureAcceptAnything"}]}"#)?;
@@ -76,6 +77,7 @@ impl Setting {
         command.args(["--mount", "sh", "-c", script, "sh", program]);
         command.env("CONTAINERS_REGISTRIES_CONF", self.directory.join("registries.conf"));
         command.env("CONTAINERS_CONF", self.directory.join("containers.conf"));
+        command.env("TMPDIR", &self.storage);
         command.env("REGISTRY_AUTH_FILE", self.directory.join("auth.json"));
         Ok(command)
     }
