@@ -71,6 +71,7 @@ const TESTS: &[Test] = &[
     ("killed_lab_is_cleaned_up", links::killed_lab_is_cleaned_up),
     ("broadcast_costs_the_registry_once", broadcast::costs_the_registry_once),
     ("commands_of_the_walk_through", byhand::commands),
+    ("image_is_preheated_and_explained", byhand::preheated_and_explained),
     ("skopeo_pulls_through_a_node", byhand::skopeo_pulls_through_a_node),
     ("node_conforms_as_docker_registry", conformance::as_docker_registry),
     ("node_conforms_as_paging_registry", conformance::as_paging_registry),

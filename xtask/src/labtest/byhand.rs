@@ -36,6 +36,33 @@ pub(super) fn commands(programs: &Binaries) -> Result<()> {
     })
 }
 
+/// `xylem preheat` brings an image to every node, `explain` says from where, and `doctor` finds
+/// nothing amiss.
+pub(super) fn preheated_and_explained(programs: &Binaries) -> Result<()> {
+    with_cluster(programs, 3, "1gbit", |cluster| {
+        let (image, reference) = (cluster.image()?, cluster.reference()?);
+        for _ in 0..2 {
+            let told = xylem(cluster, &["preheat", &reference])?;
+            ensure!(told.contains("on 3 of 3 nodes"), "preheat says `{told}`");
+        }
+        for node in cluster.nodes().to_vec() {
+            cluster.verify(&node, &image)?;
+        }
+        let hops = cluster.settled_hops(&image, STATE)?;
+        ensure!(crate::cluster::origin_bytes(&hops) < image.bytes() * 3 / 2, "more than once");
+        let told = xylem(cluster, &["explain", &reference, "--json"])?;
+        let told: Value = serde_json::from_str(&told)?;
+        ensure!(told.to_string().contains(&image.digest), "explain says {told}");
+        let told = xylem(cluster, &["explain", &reference])?;
+        ensure!(told.contains("preheat"), "explain says `{told}`");
+        let told = xylem(cluster, &["doctor"])?;
+        for check in ["io_uring", "store", "control", "mirror"] {
+            ensure!(told.contains(check), "doctor does not tell of {check}: `{told}`");
+        }
+        Ok(())
+    })
+}
+
 /// `skopeo` copies from a node that has nothing yet, as from any registry.
 pub(super) fn skopeo_pulls_through_a_node(programs: &Binaries) -> Result<()> {
     with_cluster(programs, 2, "1gbit", |cluster| {
@@ -58,7 +85,7 @@ fn xylem(cluster: &Cluster, arguments: &[&str]) -> Result<String> {
     let mut xylem = Command::new(&cluster.programs.xylem);
     xylem.args(arguments).args(["--control", &control]);
     // The status of a node is asked for by naming it: here it is the status of all that is wanted.
-    if arguments[0] == "pull" {
+    if ["pull", "explain", "doctor"].contains(&arguments[0]) {
         xylem.args(["--node-url", &node_url]);
     }
     cluster.lab.place(node, &mut xylem)?;
