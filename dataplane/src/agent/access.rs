@@ -60,7 +60,12 @@ impl Access {
 
     /// Notes that a registry cannot be reached.
     pub(super) fn note(&self, repository: &Repository, error: &Rc<OriginError>) {
-        if !error.is_passing() {
+        // A registry that answers with an error is there, and may answer the next question.
+        let is_down = matches!(
+            **error,
+            OriginError::Unreachable { .. } | OriginError::Timeout(_) | OriginError::Lookup { .. }
+        );
+        if !is_down {
             return;
         }
         let until = Instant::now() + Duration::from_millis(REGISTRY_DOWN_MS);
@@ -160,6 +165,30 @@ impl Agent {
         let Some(grantor) = &self.access.settings.grantor else { return true };
         let key = grantor.key(request, digest);
         self.access.grants.borrow_mut().get(key, Instant::now()).is_some()
+    }
+
+    /// Asks the registry whether anybody may have an image, and remembers that for what it names.
+    /// That the image is here already says nothing: somebody's credentials may have brought it.
+    pub(super) fn note_if_public(
+        self: &Rc<Self>,
+        repository: Repository,
+        image: Digest,
+        named: Vec<Digest>,
+    ) {
+        if self.access.settings.grantor.is_none() || self.store.is_public(&image) {
+            return;
+        }
+        let agent = self.clone();
+        tokio_uring::spawn(async move {
+            let Some(registry) = repository.origin().registry() else { return };
+            let name = repository.name();
+            match registry.check(name, "manifests", &image, &Credentials::Node).await {
+                Ok(_) => agent.store.mark_public(&[&named[..], &[image]].concat()),
+                Err(error) => {
+                    debug!(%image, error = crate::oneline::chain(&error), "not known as public");
+                }
+            }
+        });
     }
 
     /// Remembers a registry's yes of now to a request's caller; until when it holds.

@@ -182,9 +182,8 @@ impl Agent {
     async fn run_pull(self: &Rc<Self>, id: u64, wanted: &Wanted, by: Asker) -> Result<(), Refusal> {
         let (image, blobs) = self.image(wanted, &by).await?;
         if wanted.credentials == Credentials::Node {
-            let all: Vec<Digest> =
-                blobs.iter().map(|blob| blob.digest).chain([image.digest]).collect();
-            self.store.mark_public(&all);
+            let blobs = blobs.iter().map(|blob| blob.digest).collect();
+            self.note_if_public(wanted.repository.clone(), image.digest, blobs);
         }
         self.pulls.with(id, |pull| {
             pull.image = Some(image.digest);

@@ -333,6 +333,14 @@ impl Bench {
         self.ask_with(line, "", body).await
     }
 
+    /// Asks; the answer comes among other messages.
+    pub(super) fn ask_later(&self, line: &str) -> Ticket {
+        let ticket = self.ticket();
+        let request = Box::new(request(line, ""));
+        self.tell(ToCold::Ask { ticket, request, body: Vec::new() });
+        ticket
+    }
+
     /// The same with further header lines, each ended by CRLF.
     pub(super) async fn ask_with(&self, line: &str, lines: &str, body: &str) -> Answered {
         let ticket = self.ticket();
@@ -385,7 +393,7 @@ pub(super) struct Answered {
 }
 
 impl Answered {
-    fn of(message: ToHot, ticket: Ticket) -> Self {
+    pub(super) fn of(message: ToHot, ticket: Ticket) -> Self {
         match message {
             ToHot::Answer {
                 ticket: to,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use xylem_protocol::Digest;
 
 use super::control::PaperControl;
-use super::paper::{Bench, Page, PaperServer, Setup, digest, status};
+use super::paper::{Answered, Bench, Page, PaperServer, Setup, digest, status};
 use super::requests::image;
 use crate::link::{Source, ToHot};
 
@@ -204,6 +204,28 @@ fn a_tag_outlives_its_registry_for_whom_it_knew() {
         assert_eq!(bench.admit(&blob, "").await.unwrap_err().status, 502);
         let other = bench.ask_with("GET /v2/secret/app/manifests/v2", GOOD, "").await;
         assert_eq!(other.status, 502);
+    });
+}
+
+#[test]
+fn a_pull_of_what_is_here_makes_nothing_public() {
+    let registry = Private::start();
+    registry.run(async |bench| {
+        let line = format!("GET /v2/secret/app/manifests/{}", registry.digest());
+        assert_eq!(bench.ask_with(&line, GOOD, "").await.status, 200);
+        let body = format!(r#"{{"name":"secret/app","reference":"{}"}}"#, registry.digest());
+        assert_eq!(bench.ask("POST /xylem/v1/pulls", &body).await.status, 202);
+        assert!(matches!(bench.next_else().await, ToHot::Fetch { .. }), "the pull goes on");
+        registry.server.break_down();
+        let ticket = bench.ask_later(&line);
+        let answer = loop {
+            match bench.next_else().await {
+                answer @ ToHot::Answer { .. } => break Answered::of(answer, ticket),
+                ToHot::Fetch { .. } | ToHot::File { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(answer.status, 502, "nobody knows it as public");
     });
 }
 
