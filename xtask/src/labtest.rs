@@ -110,6 +110,7 @@ const TESTS: &[Test] = &[
     ("artifacts_pass_through", kinds::artifacts_pass_through),
     ("containerd_goes_on_without_its_node", outage::containerd_goes_on),
     ("podman_begins_again_without_its_node", outage::podman_begins_again),
+    ("tag_outlives_its_registry", outage::tag_outlives_its_registry),
     ("clients_pull_without_control", outage::clients_pull_without_control),
     ("private_registry_with_passwords", private::with_passwords),
     ("private_registry_with_tokens", private::with_tokens),

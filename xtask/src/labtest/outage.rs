@@ -11,9 +11,9 @@ use super::podman::{self, Setting};
 use super::{SLOW, wait_for_mid_blob};
 use crate::build::Binaries;
 use crate::cluster::image::Image;
-use crate::cluster::{CONTROL, Cluster};
+use crate::cluster::{CONTROL, Cluster, NODE_PORT, REGISTRY, REPOSITORY, TAG};
 use crate::image::fixture;
-use crate::run;
+use crate::{http, run};
 
 /// containerd goes on at the registry, where its node has left it.
 pub(super) fn containerd_goes_on(programs: &Binaries) -> Result<()> {
@@ -69,6 +69,43 @@ pub(super) fn clients_pull_without_control(programs: &Binaries) -> Result<()> {
         let stranger = served.iter().find(|it| it.is_good() && !it.agent.starts_with("xylem"));
         ensure!(stranger.is_none(), "a client has gone past its node: {stranger:?}");
         cluster.all_alive()
+    })
+}
+
+/// With the registry gone, a tag still names what it named last, and the node says so.
+pub(super) fn tag_outlives_its_registry(programs: &Binaries) -> Result<()> {
+    with_fixture(programs, 1, &fixture::TINY, podman::PACKAGES, |cluster| {
+        cluster.start_registry()?;
+        cluster.push()?;
+        cluster.start_control()?;
+        let named = format!("{}={}", mirror::NAME, cluster.registry_url()?);
+        let node = cluster.nodes()[0].clone();
+        cluster.start_node(&node, &["--registry", &named, "--offline", "1h"])?;
+        let image = cluster.image()?;
+        let setting = Setting::new(cluster, &node)?;
+        let copy = |cluster: &Cluster, to: &str| {
+            let out = cluster.lab.disk().join(to);
+            let mut skopeo = setting.skopeo(cluster, &reference())?;
+            run::output(skopeo.arg(format!("oci:{}:latest", out.display())))?;
+            image.check(&out)
+        };
+        copy(cluster, "before")?;
+        let path = format!("/v2/{REPOSITORY}/manifests/{TAG}?ns={}", mirror::NAME);
+        let tag = |cluster: &Cluster| {
+            let address = cluster.lab.host(&node)?.at(NODE_PORT);
+            cluster.lab.within(&node, || http::get(address, &path, &[("Accept", mirror::ACCEPT)]))
+        };
+        let fresh = tag(cluster)?;
+        ensure!(fresh.status == 200 && fresh.header("warning").is_none(), "{}", fresh.head);
+        cluster.lab.end(REGISTRY, libc::SIGKILL)?;
+        copy(cluster, "after")?;
+        let stale = tag(cluster)?;
+        let warning = stale.header("warning").unwrap_or_default();
+        ensure!(stale.status == 200 && warning.starts_with("110 "), "{}", stale.head);
+        let status = cluster.get(&node, "/xylem/v1/status")?;
+        let known = status["stale_tags"].to_string();
+        ensure!(known.contains(&image.digest), "the status tells of {known}");
+        Ok(())
     })
 }
 
