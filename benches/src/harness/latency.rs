@@ -113,7 +113,10 @@ impl Chain {
                 let next = lab.netns(&format!("n{}", depth + 1))?;
                 let (here, _) = lab.link(&node, &next, Some(RATE))?;
                 let name = format!("n{}", depth + 1);
-                let daemon = Daemon::start(bench, &next, &name, (here, port).into(), &[])?;
+                // In a tree nodes vouch for their readers; a chain of strangers would ask upwards
+                // about each blob that no manifest has named.
+                let open = ["--access", "open"];
+                let daemon = Daemon::start(bench, &next, &name, (here, port).into(), &open)?;
                 chain.daemons.push(daemon);
                 node = next;
             }
