@@ -35,6 +35,17 @@ pub struct SenderReady {
     pub manifest: String,
 }
 
+/// When an HTTP sender was asked for a blob, and when it began to send its body.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Stamp {
+    /// `CLOCK_MONOTONIC` when the request had been read.
+    pub asked_ns: u64,
+    /// `CLOCK_MONOTONIC` just before the first body byte was given to the kernel.
+    pub sent_ns: u64,
+    /// Length of that body.
+    pub body_bytes: u64,
+}
+
 /// Prints one line on stdout and flushes it.
 ///
 /// # Errors

@@ -84,7 +84,20 @@ pub struct Response {
 /// # Errors
 /// The connection's, and a head that is too long or makes no sense.
 pub fn get(stream: &mut (impl Read + Write), host: &str, path: &str) -> Result<Response> {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: */*\r\n\r\n");
+    ask(stream, host, &format!("GET {path}"), "*/*")
+}
+
+/// The same with any method, which stands before the path, and media types to accept.
+///
+/// # Errors
+/// As [`get`].
+pub fn ask(
+    stream: &mut (impl Read + Write),
+    host: &str,
+    what: &str,
+    accept: &str,
+) -> Result<Response> {
+    let request = format!("{what} HTTP/1.1\r\nHost: {host}\r\nAccept: {accept}\r\n\r\n");
     stream.write_all(request.as_bytes())?;
     let mut head = vec![0; HEAD_BYTES_MAX];
     let mut filled = 0;

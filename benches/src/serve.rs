@@ -2,8 +2,10 @@
 //! first of them, and nothing else; one blocking thread per connection, no check of who asks.
 
 use crate::bytes::to_usize;
+use crate::gate::{self, Stamp};
 use crate::http::{Request, read_request, resolve_range};
 use crate::pattern::{Blob, spell};
+use crate::sys::monotonic_ns;
 use anyhow::{Context, Result};
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -25,6 +27,7 @@ pub struct Registry {
     blobs: Vec<(String, Blob)>,
     config: (String, Vec<u8>),
     manifest: (String, Vec<u8>),
+    stamps: bool,
 }
 
 /// What a path names: its media type, its digest (empty for `/v2/` itself), and where its bytes
@@ -64,11 +67,12 @@ fn digest_of(bytes: &[u8]) -> String {
 }
 
 impl Registry {
-    /// Hashes the blobs and writes the config and the manifest of the first.
+    /// Hashes the blobs and writes the config and the manifest of the first. With `stamps`, each
+    /// answer is followed by a [`Stamp`] on stdout.
     ///
     /// # Errors
     /// No blob at all.
-    pub fn new(blobs: Vec<Blob>) -> Result<Self> {
+    pub fn new(blobs: Vec<Blob>, stamps: bool) -> Result<Self> {
         let blobs: Vec<_> = blobs.into_iter().map(|blob| (blob.digest(), blob)).collect();
         let (layer, blob) = blobs.first().context("a registry without blobs")?;
         let config = serde_json::to_vec(&json!({
@@ -83,7 +87,7 @@ impl Registry {
             "layers": [{"mediaType": LAYER_TYPE, "digest": layer, "size": blob.size()}],
         }))?;
         let manifest = (digest_of(&manifest), manifest);
-        Ok(Self { config: (config_digest, config), manifest, blobs })
+        Ok(Self { config: (config_digest, config), manifest, blobs, stamps })
     }
 
     /// Digests of the blobs, in order.
@@ -149,6 +153,7 @@ impl Registry {
     }
 
     fn answer(&self, request: &Request, socket: &mut impl Write) -> Result<()> {
+        let asked_ns = monotonic_ns();
         let Some(content) = self.find(&request.path) else {
             let error = r#"{"errors":[{"code":"NAME_UNKNOWN","message":"not served here"}]}"#;
             return refuse(socket, "404 Not Found", "", error);
@@ -177,12 +182,17 @@ impl Registry {
             content.digest,
         );
         socket.write_all(head.as_bytes())?;
+        let sent_ns = monotonic_ns();
         let mut offset = if request.head_only { end } else { start };
         while offset < end {
             let len = to_usize(end - offset).min(SEND_BYTES);
             let bytes = content.body.bytes(offset, len);
             socket.write_all(bytes)?;
             offset += bytes.len() as u64;
+        }
+        if self.stamps {
+            let body_bytes = if request.head_only { 0 } else { end - start };
+            gate::report(&Stamp { asked_ns, sent_ns, body_bytes })?;
         }
         Ok(())
     }

@@ -97,6 +97,25 @@ pub fn terminate(pid: u32) -> io::Result<()> {
     check(unsafe { libc::kill(pid, libc::SIGTERM) }).map(drop)
 }
 
+/// Stops a process where it is (SIGSTOP): it is there, and does nothing any more.
+///
+/// # Errors
+/// The kernel's, when there is no such process.
+pub fn freeze(pid: u32) -> io::Result<()> {
+    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+    // SAFETY: kill takes no pointers; the caller owns the child, so the id cannot have been reused.
+    check(unsafe { libc::kill(pid, libc::SIGSTOP) }).map(drop)
+}
+
+/// Moves the calling thread, and no other, into a network namespace.
+///
+/// # Errors
+/// No privilege.
+pub fn enter(netns: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: setns takes no pointers, and the borrowed descriptor is open for the call.
+    check(unsafe { libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET) }).map(drop)
+}
+
 /// Makes a command's process die with its parent, and start in the given network namespace.
 pub fn prepare(command: &mut Command, netns: Option<OwnedFd>) {
     // SAFETY: between fork and exec the closure makes two async-signal-safe system calls, allocates

@@ -8,12 +8,20 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use clap::{Args as ClapArgs, Subcommand};
 
+use crate::image::{self, fixture};
 use crate::{run, setup};
 
 /// Data per run of a quick bench; too little for figures worth keeping.
 const QUICK_SIZE: &str = "128MiB";
 /// Rounds of a quick bench.
 const QUICK_ROUNDS: u32 = 2;
+
+/// What the pulls are made with.
+const PULL_PACKAGES: &[&str] = &["iproute2", "docker-registry", "skopeo", "containerd"];
+/// What is pulled: a small image and one of a few hundred megabytes.
+const PULL_IMAGES: &[&str] = &["small", "default"];
+/// What is pulled in a quick bench.
+const PULL_QUICK: &[&str] = &["tiny"];
 
 /// Measure our relay beside other ways to relay
 #[derive(Debug, ClapArgs)]
@@ -43,11 +51,23 @@ enum What {
         #[command(flatten)]
         common: Common,
     },
+    /// Pulls of unmodified clients through a cold node on their machine, beside the same without
+    Pull {
+        /// tiny, small, big, default, or an OCI layout; may be repeated [default: small and the
+        /// demo's image]
+        #[arg(long = "image", value_name = "IMAGE")]
+        images: Vec<String>,
+        /// Shape the link between registry and node, as in 1gbit
+        #[arg(long)]
+        rate: Option<String>,
+        #[command(flatten)]
+        common: Common,
+    },
 }
 
 #[derive(Debug, ClapArgs)]
 struct Common {
-    /// Rounds to measure [default: 5 for hop, 9 for latency]
+    /// Rounds to measure [default: 9 for latency, else 5]
     #[arg(long)]
     rounds: Option<u32>,
     /// A few small rounds: shows that everything works, not how fast it is
@@ -102,6 +122,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             arguments.extend(common.arguments()?);
             setup::debian_packages(&["iproute2"])?;
         }
+        What::Pull { images, rate, common } => {
+            arguments.push("pull".to_owned());
+            arguments.extend(common.arguments()?);
+            arguments.extend(rate.iter().map(|rate| format!("--rate={rate}")));
+            setup::debian_packages(PULL_PACKAGES)?;
+            let default = if common.quick { PULL_QUICK } else { PULL_IMAGES };
+            let default: Vec<String> = default.iter().map(|&name| name.to_owned()).collect();
+            for image in if images.is_empty() { &default } else { images } {
+                arguments.push(format!("--image={}", named_layout(image)?));
+            }
+        }
     }
     let built = build()?;
     // The harness takes our place, so that Ctrl-C reaches it alone and it can clean up.
@@ -109,11 +140,24 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Err(error).context("cannot start the bench's harness")
 }
 
+/// An image as the harness takes it: a name for its repository, and where its layout is.
+fn named_layout(image: &str) -> Result<String> {
+    let layout = match image {
+        "tiny" => fixture::cached(&fixture::TINY)?,
+        "small" => fixture::cached(&fixture::SMALL)?,
+        "big" => fixture::cached(&fixture::BIG)?,
+        "default" => image::cached(image::default_size())?,
+        other => return Ok(format!("given={other}")),
+    };
+    Ok(format!("{image}={}", layout.display()))
+}
+
 /// Builds what is measured and what measures; the directory it is in.
 fn build() -> Result<PathBuf> {
     let mut cargo = run::cargo();
     cargo.args(["build", "--quiet", "--release", "--bins"]);
     cargo.args(["--package", "xylem-benches", "--package", "xylem-dataplane"]);
+    cargo.args(["--package", "xylem-control"]);
     run::show(&mut cargo)?;
     Ok(run::target_dir()?.join("release"))
 }

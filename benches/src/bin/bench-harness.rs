@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use xylem_benches::harness::{Bench, hop, latency};
+use xylem_benches::harness::{Bench, hop, latency, pull};
 
 /// Measure relays in a lab of network namespaces
 #[derive(Debug, Parser)]
@@ -31,6 +31,8 @@ enum What {
     Hop(hop::Options),
     /// First byte per hop through a chain of relays at 1 Gbit/s
     Latency(latency::Options),
+    /// Unmodified clients through a node on their machine, beside the same straight at the registry
+    Pull(pull::Options),
 }
 
 fn run(arguments: Arguments) -> Result<()> {
@@ -38,6 +40,7 @@ fn run(arguments: Arguments) -> Result<()> {
     match &arguments.what {
         What::Hop(options) => hop::run(&bench, options),
         What::Latency(options) => latency::run(&bench, options),
+        What::Pull(options) => pull::run(&bench, options),
     }
 }
 

@@ -38,6 +38,9 @@ struct Args {
     /// Wait for a line on stdin before sending
     #[arg(long)]
     gate: bool,
+    /// Say of each answer on stdout when it was asked for and when its body was sent
+    #[arg(long)]
+    stamps: bool,
 }
 
 fn connect(to: SocketAddr) -> Result<TcpStream> {
@@ -71,7 +74,7 @@ fn main() -> Result<()> {
     }
     let listen = args.listen.context("nothing to do: give --listen or --connect")?;
     let blobs = (0..args.blobs).map(|index| Blob::new(&pool, index, args.size)).collect();
-    let registry = Registry::new(blobs)?;
+    let registry = Registry::new(blobs, args.stamps)?;
     let listener =
         TcpListener::bind(listen).with_context(|| format!("cannot listen on {listen}"))?;
     gate::report(&SenderReady {

@@ -1,12 +1,14 @@
 //! A few network namespaces joined by veth pairs, which go away with the value that made them;
 //! general topologies and cgroups are the lab's of `cargo xtask demo`.
 
-use anyhow::{Context, Result, bail, ensure};
+use crate::sys;
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::fs::File;
 use std::net::Ipv4Addr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 
 /// Prefix of the names of all namespaces of a bench; the process id follows.
 const TAG: &str = "xyb";
@@ -33,6 +35,20 @@ impl Netns {
     /// Too many open files.
     pub fn descriptor(&self) -> Result<OwnedFd> {
         Ok(self.file.try_clone()?.into())
+    }
+
+    /// Does something in there, on a thread of its own.
+    ///
+    /// # Errors
+    /// No privilege, and what `work` fails with.
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                sys::enter(self.file.as_fd()).context("cannot enter a network namespace")?;
+                work()
+            });
+            inside.join().map_err(|_| anyhow!("a thread in a namespace panicked"))?
+        })
     }
 }
 

@@ -8,6 +8,7 @@ pub mod lab;
 pub mod latency;
 pub mod machine;
 pub mod process;
+pub mod pull;
 pub mod stats;
 pub mod table;
 pub mod variants;

@@ -1,7 +1,9 @@
 //! Median and spread of a handful of numbers; no further statistics.
 
+use serde::Serialize;
+
 /// Median, least and greatest.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Spread {
     /// The middle one, or the mean of the two in the middle.
     pub median: f64,

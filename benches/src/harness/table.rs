@@ -151,7 +151,8 @@ pub fn print(results: &Results, rounds: usize, dropped: usize, size_bytes: u64) 
 }
 
 /// Kernel and congestion control, without which CPU per byte means little.
-fn surroundings() -> String {
+#[must_use]
+pub fn surroundings() -> String {
     let read = |path: &str| {
         std::fs::read_to_string(path).map_or_else(|_| "?".into(), |text| text.trim().to_owned())
     };
