@@ -20,13 +20,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Times that the single requests are made per round: they are short.
-const REQUESTS_PER_ROUND: u32 = 5;
-/// A round begins when others take less of the CPUs than this share …
+const REQUESTS_PER_ROUND: usize = 5;
+/// What is compared is measured while others take less of the CPUs than this share …
 const QUIET: f64 = 0.05;
 /// … which is looked for in spans of this length …
 const QUIET_SPAN: Duration = Duration::from_millis(500);
 /// … or after this time.
-const QUIET_WAIT_MAX: Duration = Duration::from_secs(30);
+const QUIET_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Times that it is measured until it was not disturbed meanwhile.
+const ATTEMPTS_MAX: u32 = 3;
 
 /// Options of `bench pull`.
 #[derive(Debug, Args)]
@@ -148,7 +150,46 @@ fn wait_for_quiet(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// All rounds; the first is not kept. The rows, and which share of the CPUs others had per round.
+/// Does something while others leave the machine alone: again where they did not, but not for ever.
+/// What came of it, and which share of the CPUs they had.
+fn undisturbed<T>(bench: &Bench, mut work: impl FnMut() -> Result<T>) -> Result<(T, f64)> {
+    let mut attempt = 1;
+    loop {
+        wait_for_quiet(bench)?;
+        let window = Window::open()?;
+        let done = work()?;
+        let foreign = window.close()?.foreign;
+        if foreign <= QUIET || attempt == ATTEMPTS_MAX {
+            return Ok((done, foreign));
+        }
+        attempt += 1;
+    }
+}
+
+/// One pull in all ways.
+fn pull(bench: &Bench, site: &Site, pull: &Pull<'_>, turn: usize) -> Result<Vec<(usize, Sample)>> {
+    ways(turn).map(|(index, way)| Ok((index, pull.once(bench, site, way)?))).collect()
+}
+
+/// The single requests in all ways, some times: a row, a way, and what it took.
+fn ask(
+    bench: &Bench,
+    site: &Site,
+    requests: &Requests,
+    turn: usize,
+) -> Result<Vec<(usize, usize, Sample)>> {
+    let mut samples = Vec::new();
+    for time in 0..REQUESTS_PER_ROUND {
+        for (index, way) in ways(turn + time) {
+            let times = request(bench, site, requests, way)?;
+            let sample = |seconds| Sample { seconds, ..Sample::default() };
+            samples.extend(times.into_iter().enumerate().map(|(row, s)| (row, index, sample(s))));
+        }
+    }
+    Ok(samples)
+}
+
+/// All rounds; the first is not kept. The rows, and which share of the CPUs others had each time.
 fn rounds(
     bench: &Bench,
     site: &Site,
@@ -159,38 +200,30 @@ fn rounds(
     let name = |pull: &Pull<'_>| format!("{}, {}", pull.client.name(), pull.image.name);
     let mut pulled: Vec<Row> = pulls.iter().map(|pull| Row::new(name(pull), true)).collect();
     let mut asked: Vec<Row> = ROWS.iter().map(|what| Row::new((*what).into(), false)).collect();
-    let mut foreign = Vec::new();
+    let mut disturbed = Vec::new();
     let mut turn = 0;
     for round in 0..=rounds {
-        wait_for_quiet(bench)?;
-        let window = Window::open()?;
-        for (row, pull) in pulled.iter_mut().zip(pulls) {
-            for (index, way) in ways(turn) {
-                let sample = pull.once(bench, site, way)?;
-                if round > 0 {
-                    row.samples[index].push(sample);
-                }
-            }
+        for (row, it) in pulled.iter_mut().zip(pulls) {
             turn += 1;
-        }
-        for _ in 0..REQUESTS_PER_ROUND {
-            for (index, way) in ways(turn) {
-                let times = request(bench, site, requests, way)?;
-                if round == 0 {
-                    continue;
-                }
-                for (row, seconds) in asked.iter_mut().zip(times) {
-                    row.samples[index].push(Sample { seconds, ..Sample::default() });
-                }
+            if round == 0 {
+                pull(bench, site, it, turn)?;
+                continue;
             }
-            turn += 1;
+            let (samples, foreign) = undisturbed(bench, || pull(bench, site, it, turn))?;
+            samples.into_iter().for_each(|(way, sample)| row.samples[way].push(sample));
+            disturbed.push(foreign);
         }
-        if round > 0 {
-            foreign.push(window.close()?.foreign);
+        turn += 1;
+        if round == 0 {
+            ask(bench, site, requests, turn)?;
+            continue;
         }
+        let (samples, foreign) = undisturbed(bench, || ask(bench, site, requests, turn))?;
+        samples.into_iter().for_each(|(row, way, it)| asked[row].samples[way].push(it));
+        disturbed.push(foreign);
     }
     pulled.extend(asked);
-    Ok((pulled, foreign))
+    Ok((pulled, disturbed))
 }
 
 /// Measures, prints, and writes the JSON.

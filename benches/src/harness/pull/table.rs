@@ -17,7 +17,7 @@ const RATIO_MAX: f64 = 1.05;
 pub struct Results {
     rounds: u32,
     rate: Option<String>,
-    /// Which share of the CPUs others had in a round.
+    /// Which share of the CPUs others had while something was compared.
     foreign: Spread,
     first_byte: FirstByte,
     rows: Vec<Line>,
