@@ -203,7 +203,11 @@ impl Agent {
         }
     }
 
-    async fn manifest_reply(&self, target: &Target, request: &Request) -> Result<Reply, Refusal> {
+    async fn manifest_reply(
+        self: &Rc<Self>,
+        target: &Target,
+        request: &Request,
+    ) -> Result<Reply, Refusal> {
         let asked_ns = monotonic_ns();
         let repository = self.repository(request)?;
         let credentials = caller(request);

@@ -40,6 +40,7 @@ pub(super) struct Manifests {
     /// Media types that a tag or an index has named for digests.
     kinds: RefCell<crate::lru::Lru<Digest, String>>,
     fetching: Inflight<Digest, Fetched>,
+    storing: Inflight<Digest, ()>,
     resolving: Inflight<TagAsk, Result<Resolved, Rc<OriginError>>>,
 }
 
@@ -62,6 +63,7 @@ impl Manifests {
             cached_bytes: Cell::new(0),
             kinds: RefCell::new(crate::lru::Lru::new(BLOB_IMAGES_MAX)),
             fetching: Inflight::default(),
+            storing: Inflight::default(),
             resolving: Inflight::default(),
         }
     }
@@ -94,7 +96,7 @@ impl Manifests {
 impl Agent {
     /// What a tag names now.
     pub(super) async fn resolve(
-        &self,
+        self: &Rc<Self>,
         repository: &Repository,
         tag: &str,
         accept: &str,
@@ -125,8 +127,7 @@ impl Agent {
                 let digest = manifest.digest;
                 self.accepted(repository, credentials);
                 self.learn(&manifest, repository);
-                self.persist(&manifest).await;
-                self.manifests.keep(&manifest);
+                self.keep(&manifest).await;
                 self.tags.note(repository, tag, accept, digest);
                 Ok((digest, None))
             }
@@ -144,7 +145,7 @@ impl Agent {
     }
 
     /// A manifest by its digest.
-    pub(super) async fn manifest(&self, ask: &ManifestAsk) -> Result<Manifest, Refusal> {
+    pub(super) async fn manifest(self: &Rc<Self>, ask: &ManifestAsk) -> Result<Manifest, Refusal> {
         if let Some(manifest) = self.manifest_here(&ask.digest).await {
             self.learn(&manifest, &ask.repository);
             return Ok(manifest);
@@ -156,8 +157,7 @@ impl Agent {
         let fetched = once(&self.manifests.fetching, ask.digest, async {
             let manifest = self.fetch_manifest(ask).await?;
             self.learn(&manifest, &ask.repository);
-            self.persist(&manifest).await;
-            self.manifests.keep(&manifest);
+            self.keep(&manifest).await;
             Ok(manifest)
         });
         fetched.await.map_err(|error| self.manifest_refusal(&error))
@@ -177,7 +177,7 @@ impl Agent {
 
     /// A manifest that nobody has asked for yet, from the registry.
     pub(super) async fn manifest_of_registry(
-        &self,
+        self: &Rc<Self>,
         ask: &ManifestAsk,
     ) -> Result<Manifest, Refusal> {
         let (origin, name) = (ask.repository.origin(), ask.repository.name());
@@ -185,8 +185,7 @@ impl Agent {
         let manifest = fetched.map_err(|error| self.manifest_refusal(&error))?;
         self.accepted(&ask.repository, &ask.credentials);
         self.learn(&manifest, &ask.repository);
-        self.persist(&manifest).await;
-        self.manifests.keep(&manifest);
+        self.keep(&manifest).await;
         Ok(manifest)
     }
 
@@ -258,14 +257,30 @@ impl Agent {
         }
     }
 
-    /// Into the store. A store that does not take it costs the manifest's next fetch, not this one.
-    async fn persist(&self, manifest: &Manifest) {
-        let (store, manifest) = (self.store.clone(), manifest.clone());
-        let put = spawn_blocking(move || store.put(&manifest.digest, &manifest.bytes)).await;
-        if let Ok(Err(error)) = put {
-            self.metrics.error("store");
-            warn!(error = crate::oneline::chain(&error), "manifest not stored");
+    /// Into memory, and into the store behind the answer's back: nobody waits for the disk but for
+    /// a manifest that memory does not take.
+    async fn keep(self: &Rc<Self>, manifest: &Manifest) {
+        self.manifests.keep(manifest);
+        let (agent, manifest) = (self.clone(), manifest.clone());
+        let is_in_memory = self.manifests.cached(&manifest.digest).is_some();
+        let stored = tokio_uring::spawn(async move { agent.store_manifest(&manifest).await });
+        if !is_in_memory {
+            // Only a panic in there ends it otherwise.
+            let _ = stored.await;
         }
+    }
+
+    /// Into the store. A store that does not take it costs the manifest's next fetch, not this one.
+    pub(super) async fn store_manifest(&self, manifest: &Manifest) {
+        let put = once(&self.manifests.storing, manifest.digest, async {
+            let (store, manifest) = (self.store.clone(), manifest.clone());
+            let put = spawn_blocking(move || store.put(&manifest.digest, &manifest.bytes)).await;
+            if let Ok(Err(error)) = put {
+                self.metrics.error("store");
+                warn!(error = crate::oneline::chain(&error), "manifest not stored");
+            }
+        });
+        put.await;
     }
 }
 

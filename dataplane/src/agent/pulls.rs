@@ -201,7 +201,11 @@ impl Agent {
                     .spawn_local(async move { agent.pull_blob(id, image, repository, blob).await });
             }
             match running.join_next().await {
-                None => return Ok(()),
+                None => {
+                    // A pull that is done is in the store, its manifest too.
+                    self.store_manifest(&image).await;
+                    return Ok(());
+                }
                 Some(Ok(outcome)) => outcome?,
                 Some(Err(_)) => return Err(interrupted()),
             }
@@ -210,7 +214,7 @@ impl Agent {
 
     /// The image's manifest, which is then in the store, and its blobs.
     async fn image(
-        &self,
+        self: &Rc<Self>,
         wanted: &Wanted,
         by: &Asker,
     ) -> Result<(Manifest, Vec<Descriptor>), Refusal> {

@@ -110,7 +110,10 @@ impl Requests {
             "architecture": "amd64", "os": "linux", "config": {},
             "rootfs": {"type": "layers", "diff_ids": [small, large]},
         }))?;
-        let descriptor = |media_type: &str, digest: &str, size: u64| json!({"mediaType": media_type, "digest": digest, "size": size});
+        let descriptor = |media_type: &str, digest: &str, size: u64| {
+            let media_type = json!(media_type);
+            json!({"mediaType": media_type, "digest": digest, "size": size})
+        };
         let manifest = serde_json::to_vec(&json!({
             "schemaVersion": 2,
             "mediaType": MANIFEST_TYPE,

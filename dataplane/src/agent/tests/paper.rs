@@ -376,6 +376,18 @@ impl Bench {
         }
     }
 
+    /// Waits until a blob or manifest is complete in the store.
+    pub(super) async fn holds(&self, digest: Digest) {
+        let path = self.store.join("blobs/sha256").join(digest.hex());
+        let kept = async {
+            let mut polls = tokio::time::interval(Duration::from_millis(1));
+            while !path.exists() {
+                polls.tick().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, kept).await.expect("it is not kept");
+    }
+
     /// Writes a blob's bytes as the ring thread would.
     pub(super) fn write(&self, blob: Digest, bytes: &[u8]) {
         std::fs::write(self.store.join("partial").join(blob.hex()), bytes).unwrap();

@@ -65,7 +65,7 @@ fn manifests_come_from_the_registry_once() {
             bench.ask(&format!("GET /v2/a/b/manifests/{named}?ns={}", server.address), "").await;
         assert_eq!((get.status, get.body.as_str()), (200, manifest.as_str()));
         assert_eq!(server.count(&format!("GET /v2/a/b/manifests/{named}")), 1);
-        assert!(bench.store.join("blobs/sha256").join(named.hex()).exists(), "it is kept");
+        bench.holds(named).await;
         let tags = bench.ask("GET /v2/a/b/tags/list?n=1", "").await;
         assert_eq!(tags.extra, "Link: </v2/a/b/tags/list?last=v1&n=1>; rel=\"next\"\r\n");
         assert_eq!(bench.ask("GET /v2/a/b/manifests/v2", "").await.status, 404);
