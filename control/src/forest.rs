@@ -97,8 +97,8 @@ pub struct Assignment {
     pub key: TreeKey,
     /// Grows with each change in the forest.
     pub epoch: u64,
-    /// Parent, grandparent and so on, at most [`UPSTREAMS_MAX`]; empty at the root.
-    pub upstreams: Vec<NodeId>,
+    /// For each tree parent, grandparent and so on, at most [`UPSTREAMS_MAX`]; empty at the root.
+    pub branches: Vec<Vec<NodeId>>,
 }
 
 /// Why an event was refused; the forest is then as it was.
@@ -377,7 +377,7 @@ impl Forest {
             node,
             key,
             epoch: tree.epoch,
-            upstreams: tree.upstreams(tree.places[&node]),
+            branches: vec![tree.upstreams(tree.places[&node])],
         }));
     }
 }

@@ -18,6 +18,9 @@ pub const TREES_PER_NODE_MAX: u32 = 256;
 /// Upstreams in one assignment: parent, grandparent, great-grandparent.
 pub const UPSTREAMS_MAX: u32 = 3;
 
+/// Most branches of one assignment: trees of one image, each for a stripe of its blobs.
+pub const BRANCHES_MAX: u32 = 2;
+
 /// Most hop reports in one message.
 pub const REPORTS_MAX: u32 = 256;
 
@@ -137,14 +140,15 @@ pub const BARS_MAX: u32 = 20;
 const FRAMING: usize = 6;
 /// `sha256:` and 64 digits.
 const DIGEST_TEXT: usize = 71;
-const MEMBERSHIP: usize =
-    DIGEST_TEXT + shared::REPOSITORY_MAX + shared::NODE_NAME_MAX + 4 * FRAMING + 10;
+const PARENTS: usize = BRANCHES_MAX as usize * (shared::NODE_NAME_MAX + FRAMING);
+const MEMBERSHIP: usize = DIGEST_TEXT + shared::REPOSITORY_MAX + PARENTS + 3 * FRAMING + 10;
 const REPORT: usize = 2 * shared::NODE_NAME_MAX + 18 * (FRAMING + 10);
 const HELLO: usize =
     shared::NODE_NAME_MAX + ADDRESS_MAX as usize + 2 * LABEL_MAX as usize + 5 * FRAMING;
 
 const _: () = {
     assert!(UPSTREAMS_MAX as usize <= shared::UPSTREAMS_MAX);
+    assert!(BRANCHES_MAX as usize <= shared::BRANCHES_MAX);
     assert!(TREES_PER_NODE_MAX as usize >= shared::TREES_MAX, "no hello is too long");
     assert!(HELLO + TREES_PER_NODE_MAX as usize * MEMBERSHIP <= MESSAGE_MAX as usize);
     assert!(REPORTS_MAX as usize * REPORT <= MESSAGE_MAX as usize);

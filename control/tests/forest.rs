@@ -74,7 +74,7 @@ impl Told {
                     std::iter::successors(standing.parent, |node| parents[node]).collect();
                 assert_eq!(above.len(), standing.level as usize, "no circle");
                 let expected = &above[..above.len().min(UPSTREAMS_MAX as usize)];
-                assert_eq!(self.heard[&(standing.node, key)].upstreams, expected);
+                assert_eq!(self.heard[&(standing.node, key)].branches, [expected]);
                 assert!(self.forest.is_member(standing.node, key));
             }
         }
@@ -111,7 +111,7 @@ fn a_join_tells_the_newcomer_only() {
         assert_eq!(told.told, 1);
     }
     let last = &told.heard[&(NodeId(14), key(0))];
-    assert_eq!(last.upstreams, [NodeId(6), NodeId(2), NodeId(0)]);
+    assert_eq!(last.branches, [[NodeId(6), NodeId(2), NodeId(0)]]);
     assert_eq!(last.epoch, 115);
     told.join(14, 0);
     assert_eq!(told.heard[&(NodeId(14), key(0))].epoch, 115, "asked again, nothing changes");

@@ -296,6 +296,6 @@ async fn an_assignment_names_addresses() {
     b.join(1).await;
     let Some(Said::Assignment(place)) = b.next().await else { panic!("no place") };
     assert_eq!(place.image, image(1));
-    assert_eq!(place.upstreams[0].address, "127.0.0.1:4400");
+    assert_eq!(place.branches[0].upstreams[0].address, "127.0.0.1:4400");
     control.stop().await;
 }

@@ -84,7 +84,7 @@ impl World {
         let membership = |&(image, parent): &(u8, &str)| Membership {
             key: key(image),
             name: "demo".into(),
-            parent: parent.into(),
+            parents: vec![parent.into()],
         };
         let hello = Hello {
             node: name.into(),
@@ -134,7 +134,8 @@ impl World {
 }
 
 fn names(assignment: &pb::Assignment) -> Vec<String> {
-    assignment.upstreams.iter().map(|peer| peer.node.clone()).collect()
+    let [branch] = assignment.branches.as_slice() else { panic!("{assignment:?}") };
+    branch.upstreams.iter().map(|peer| peer.node.clone()).collect()
 }
 
 fn welcome() -> Kind {
@@ -200,7 +201,7 @@ fn three_missed_heartbeats_are_leaving() {
     assert_eq!(world.members(1), ["b"]);
     assert!(matches!(world.heard(a).as_slice(), [.., Kind::Refusal(_)]));
     let Some(Kind::Assignment(last)) = world.heard(b).pop() else { panic!("b was not told") };
-    assert!(last.upstreams.is_empty());
+    assert!(names(&last).is_empty());
     let status = world.state.status(world.now_ms);
     let connected: Vec<_> = status.nodes.iter().map(|node| node.connected).collect();
     assert_eq!(connected, [false, true]);
@@ -291,7 +292,7 @@ fn a_restart_keeps_the_parents() {
         }
     }
     let Some(Kind::Assignment(lodging)) = after.heard(waiting).pop() else { panic!("not told") };
-    assert_eq!(lodging.upstreams.len(), 3, "reads from some of them until the tree is built");
+    assert_eq!(names(&lodging).len(), 3, "reads from some of them until the tree is built");
     assert_eq!(after.tree(1), []);
     after.pass(SETTLE_MS);
     let parents: HashMap<_, _> = after.tree(1).into_iter().collect();

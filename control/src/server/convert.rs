@@ -8,7 +8,9 @@ use xylem_protocol::pb;
 use xylem_protocol::pb::node_message::Kind;
 
 use crate::forest::TreeKey;
-use crate::limits::{ADDRESS_MAX, IMAGES_MAX, LABEL_MAX, REPORTS_MAX, TREES_PER_NODE_MAX};
+use crate::limits::{
+    ADDRESS_MAX, BRANCHES_MAX, IMAGES_MAX, LABEL_MAX, REPORTS_MAX, TREES_PER_NODE_MAX,
+};
 use crate::state::{Event, Hello, Membership, REGISTRY};
 
 /// Why a message was refused.
@@ -83,14 +85,19 @@ fn hello(said: pb::Hello) -> Result<Hello, ConvertError> {
 }
 
 fn membership(said: pb::Membership) -> Result<Membership, ConvertError> {
-    let pb::Membership { image, name, parent, held_bytes: _ } = said;
+    let pb::Membership { image, name, mut parents, held_bytes: _ } = said;
     check_repository(&name)?;
-    if !parent.is_empty() {
-        check_node(&parent)?;
+    count("parents", parents.len(), BRANCHES_MAX)?;
+    for parent in &mut parents {
+        // A node that says `registry` instead of nothing means the same.
+        if parent == REGISTRY {
+            parent.clear();
+        }
+        if !parent.is_empty() {
+            check_node(parent)?;
+        }
     }
-    // A node that says `registry` instead of nothing means the same.
-    let parent = if parent == REGISTRY { String::new() } else { parent };
-    Ok(Membership { key: key(&image)?, name, parent })
+    Ok(Membership { key: key(&image)?, name, parents })
 }
 
 fn key(image: &str) -> Result<TreeKey, ConvertError> {
@@ -134,7 +141,7 @@ mod tests {
         let held = pb::Membership {
             image: IMAGE.into(),
             name: "demo".into(),
-            parent: "n2".into(),
+            parents: vec!["n2".into(), String::new()],
             held_bytes: 1,
         };
         pb::Hello {
@@ -152,12 +159,13 @@ mod tests {
         let Event::Hello(hello) = event else { panic!("{event:?}") };
         assert_eq!(hello.address, "[::1]:4400");
         assert_eq!(hello.memberships[0].key.image.to_string(), IMAGE);
+        assert_eq!(hello.memberships[0].parents, ["n2", ""]);
     }
 
     #[test]
     fn bad_hellos() {
         type Case = (&'static str, fn(&mut pb::Hello));
-        let cases: [Case; 9] = [
+        let cases: [Case; 10] = [
             ("node name is not valid", |hello| hello.node = "a b".into()),
             ("node name registry is taken", |hello| hello.node = "registry".into()),
             ("address must be ip:port", |hello| hello.address = "host:80".into()),
@@ -168,7 +176,10 @@ mod tests {
                 hello.memberships = vec![hello.memberships[0].clone(); 257];
             }),
             ("image digest is not", |hello| hello.memberships[0].image = "md5:0".into()),
-            ("node name is not valid", |hello| hello.memberships[0].parent = "/".into()),
+            ("node name is not valid", |hello| hello.memberships[0].parents[1] = "/".into()),
+            ("parents are 3, at most 2", |hello| {
+                hello.memberships[0].parents = vec![String::new(); 3];
+            }),
         ];
         for (expected, spoil) in cases {
             let mut hello = good();

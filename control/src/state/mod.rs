@@ -67,8 +67,8 @@ pub struct Membership {
     pub key: TreeKey,
     /// Repository name, for people.
     pub name: String,
-    /// Name of the parent; empty at the root.
-    pub parent: String,
+    /// Name of the parent in each tree; empty at the root.
+    pub parents: Vec<String>,
 }
 
 /// What a node can say. All of it is checked for form, none of it for sense.
@@ -120,7 +120,7 @@ pub enum Output {
 /// Claims to one tree, and newcomers that wait for it to be built.
 #[derive(Debug, Default)]
 struct Claims {
-    places: Vec<(NodeId, String)>,
+    places: Vec<(NodeId, Vec<String>)>,
     newcomers: Vec<NodeId>,
 }
 
@@ -286,12 +286,12 @@ impl State {
         {
             let claims = claimed.entry(key).or_default();
             if claims.places.iter().all(|(other, _)| *other != node) {
-                claims.places.push((node, held.parent));
+                claims.places.push((node, held.parents));
                 self.names.entry(key).or_insert(held.name);
             }
             return;
         }
-        let claim = Claim { node, parent: self.resolve(&held.parent) };
+        let claim = Claim { node, parent: self.resolve(&held.parents) };
         self.names.entry(key).or_insert(held.name);
         self.change_surely(&forest::Event::Restore { key, claims: &[claim] }, out);
         if !self.forest.is_member(node, key) {
@@ -300,19 +300,21 @@ impl State {
         }
     }
 
-    fn resolve(&self, parent: &str) -> Claimed {
-        if parent.is_empty() {
-            return Claimed::Registry;
+    fn resolve(&self, parents: &[String]) -> Claimed {
+        match parents.first() {
+            Some(parent) if !parent.is_empty() => {
+                self.roster.by_name(parent).map_or(Claimed::Stranger, Claimed::Node)
+            }
+            _ => Claimed::Registry,
         }
-        self.roster.by_name(parent).map_or(Claimed::Stranger, Claimed::Node)
     }
 
     /// Builds trees of what was claimed, then lets the newcomers in.
     fn settle(&mut self, out: &mut Vec<Output>) {
         for (key, Claims { places, newcomers }) in self.claimed.take().unwrap_or_default() {
-            let resolved = |(node, parent): &(NodeId, String)| Claim {
+            let resolved = |(node, parents): &(NodeId, Vec<String>)| Claim {
                 node: *node,
-                parent: self.resolve(parent),
+                parent: self.resolve(parents),
             };
             let claims: Vec<_> = places.iter().map(resolved).collect();
             self.change_surely(&forest::Event::Restore { key, claims: &claims }, out);
@@ -350,7 +352,7 @@ impl State {
         let hosts = claims.places.iter().cycle().skip(skipped).take(claims.places.len());
         let hosts = hosts.take(UPSTREAMS_MAX as usize).map(|&(host, _)| host).collect();
         let epoch = self.settings.first_epoch;
-        self.tell(&Assignment { node, key, epoch, upstreams: hosts }, out);
+        self.tell(&Assignment { node, key, epoch, branches: vec![hosts] }, out);
     }
 
     fn join_or_refuse(&mut self, node: NodeId, key: TreeKey, out: &mut Vec<Output>) {
@@ -453,11 +455,14 @@ impl State {
     fn tell(&self, assignment: &Assignment, out: &mut Vec<Output>) {
         let Some(node) = self.roster.get(assignment.node) else { return };
         let Phase::Attached(session) = node.phase else { return };
-        let upstreams = assignment.upstreams.iter().filter_map(|&node| self.roster.get(node));
+        let branch = |upstreams: &Vec<NodeId>| {
+            let upstreams = upstreams.iter().filter_map(|&node| self.roster.get(node));
+            pb::Branch { upstreams: upstreams.map(Node::peer).collect() }
+        };
         let message = Kind::Assignment(pb::Assignment {
             image: assignment.key.image.to_string(),
             epoch: assignment.epoch,
-            upstreams: upstreams.map(Node::peer).collect(),
+            branches: assignment.branches.iter().map(branch).collect(),
         });
         out.push(Output::Send { session, message });
     }

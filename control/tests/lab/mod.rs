@@ -99,7 +99,8 @@ impl Node {
     pub(crate) async fn upstreams(&mut self) -> Vec<String> {
         match self.next().await {
             Some(Said::Assignment(place)) => {
-                place.upstreams.into_iter().map(|peer| peer.node).collect()
+                let [branch] = place.branches.as_slice() else { panic!("{place:?}") };
+                branch.upstreams.iter().map(|peer| peer.node.clone()).collect()
             }
             other => panic!("{other:?}"),
         }
@@ -110,7 +111,7 @@ pub(crate) fn hello(name: &str, held: &[(u8, &str)]) -> Kind {
     let membership = |&(number, parent): &(u8, &str)| pb::Membership {
         image: image(number),
         name: "demo".into(),
-        parent: parent.into(),
+        parents: vec![parent.into()],
         held_bytes: 0,
     };
     Kind::Hello(pb::Hello {

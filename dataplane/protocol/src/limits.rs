@@ -121,6 +121,9 @@ pub const PATH_NODES_MAX: usize = 32;
 /// Most alternatives that control names for one upstream.
 pub const UPSTREAMS_MAX: usize = 4;
 
+/// Most branches of one assignment, and so most stripes of a blob.
+pub const BRANCHES_MAX: usize = 2;
+
 /// Most hops that a node tells apart, each about 20 KiB; further peers share one entry.
 pub const HOPS_MAX: usize = 256;
 

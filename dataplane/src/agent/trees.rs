@@ -10,7 +10,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
 use xylem_protocol::limits::{
-    BLOB_IMAGES_MAX, JOIN_WAIT_MS, PEER_AVOID_MS, PEER_STUCK_MS, TREES_MAX, UPSTREAMS_MAX,
+    BLOB_IMAGES_MAX, BRANCHES_MAX, JOIN_WAIT_MS, PEER_AVOID_MS, PEER_STUCK_MS, TREES_MAX,
+    UPSTREAMS_MAX,
 };
 use xylem_protocol::names::check_node;
 use xylem_protocol::{Digest, pb};
@@ -27,14 +28,18 @@ pub(super) struct Upstream {
     pub(super) address: SocketAddr,
 }
 
-/// This node's place in one tree.
+/// Who is above this node for each stripe, parent first; one branch where blobs come whole. Nobody:
+/// the registry.
+pub(super) type Branches = Rc<[Rc<[Upstream]>]>;
+
+/// This node's place among those that want an image.
 #[derive(Debug)]
 struct Tree {
     /// Repository, for people.
     name: String,
     epoch: u64,
-    /// Parent first; `None` until control has said.
-    upstreams: Option<Rc<[Upstream]>>,
+    /// `None` until control has said.
+    branches: Option<Branches>,
     /// Until when requests wait for control.
     wait_until: Instant,
 }
@@ -98,7 +103,7 @@ impl Trees {
         loop {
             let changed = self.changed.notified();
             let deadline = match self.trees.borrow_mut().get(&image) {
-                Some(Tree { upstreams: Some(upstreams), .. }) => return upstreams.clone(),
+                Some(Tree { branches: Some(branches), .. }) => return first(branches),
                 Some(tree) => tree.wait_until.min(patience),
                 None => return Rc::from([]),
             };
@@ -111,9 +116,13 @@ impl Trees {
 
     /// Who is above this node as far as is known, without waiting.
     pub(super) fn known_upstreams(&self, image: &Digest) -> Rc<[Upstream]> {
+        first(&self.branches(image))
+    }
+
+    /// Who is above this node for each stripe as far as is known, without waiting.
+    pub(super) fn branches(&self, image: &Digest) -> Branches {
         let mut trees = self.trees.borrow_mut();
-        let known = trees.get(image).and_then(|tree| tree.upstreams.clone());
-        known.unwrap_or_else(|| Rc::from([]))
+        trees.get(image).and_then(|tree| tree.branches.clone()).unwrap_or_default()
     }
 
     /// A node could not be connected to: others are asked for a while.
@@ -146,7 +155,7 @@ impl Trees {
         let tree = Tree {
             name: name.to_owned(),
             epoch: 0,
-            upstreams: None,
+            branches: None,
             wait_until: Instant::now() + Duration::from_millis(JOIN_WAIT_MS),
         };
         if let Some((gone, _)) = trees.insert(image, tree) {
@@ -171,21 +180,21 @@ impl Trees {
             warn!(image = assignment.image, "control assigned a place in no tree");
             return;
         };
-        let upstreams: Rc<[Upstream]> = assignment
-            .upstreams
-            .iter()
-            .filter_map(upstream)
-            .filter(|upstream| *upstream.node != *self.node)
-            .take(UPSTREAMS_MAX)
-            .collect();
+        let upstreams = |branch: &pb::Branch| -> Rc<[Upstream]> {
+            let named = branch.upstreams.iter().filter_map(upstream);
+            named.filter(|upstream| *upstream.node != *self.node).take(UPSTREAMS_MAX).collect()
+        };
+        let branches: Branches =
+            assignment.branches.iter().take(BRANCHES_MAX).map(upstreams).collect();
         let mut trees = self.trees.borrow_mut();
         let Some(tree) = trees.get(&image) else { return };
-        if tree.upstreams.is_some() && assignment.epoch < tree.epoch {
+        if tree.branches.is_some() && assignment.epoch < tree.epoch {
             return;
         }
-        debug!(%image, epoch = assignment.epoch, parent = ?upstreams.first(), "assigned");
+        let above: Vec<_> = parents(&branches).collect();
+        debug!(%image, epoch = assignment.epoch, parents = ?above, "assigned");
         tree.epoch = assignment.epoch;
-        tree.upstreams = Some(upstreams);
+        tree.branches = Some(branches);
         drop(trees);
         self.changed.notify_waiters();
     }
@@ -193,7 +202,7 @@ impl Trees {
     /// Control will not have this node in a tree: the registry it is.
     pub(super) fn refused(&self, image: &Digest) {
         if let Some(tree) = self.trees.borrow_mut().get(image) {
-            tree.upstreams.get_or_insert_with(|| Rc::from([]));
+            tree.branches.get_or_insert_default();
         }
         self.changed.notify_waiters();
     }
@@ -212,10 +221,13 @@ impl Trees {
             let Some(tree) = trees.get(&image) else { continue };
             tree.epoch = 0;
             let (name, image) = (tree.name.clone(), image.to_string());
-            match &tree.upstreams {
-                Some(upstreams) => {
-                    let parent = upstreams.first().map_or(String::new(), |up| up.node.to_string());
-                    memberships.push(pb::Membership { image, name, parent, held_bytes });
+            match &tree.branches {
+                Some(branches) => {
+                    let name_of = |parent: Option<Arc<str>>| {
+                        parent.map_or(String::new(), |parent| parent.to_string())
+                    };
+                    let parents = parents(branches).map(name_of).collect();
+                    memberships.push(pb::Membership { image, name, parents, held_bytes });
                 }
                 None => joins.push(pb::Join { image, name }),
             }
@@ -234,12 +246,22 @@ impl Trees {
         let view = |(image, tree): (&Digest, &Tree)| TreeView {
             image: *image,
             epoch: tree.epoch,
-            parent: tree.upstreams.as_ref().and_then(|ups| ups.first()).map(|up| up.node.clone()),
+            parent: tree.branches.as_ref().and_then(|branches| parents(branches).next()?),
         };
         let mut all: Vec<TreeView> = trees.iter().map(view).collect();
         all.sort_by_key(|tree| tree.image);
         all
     }
+}
+
+/// The first branch, by which blobs come whole.
+fn first(branches: &Branches) -> Rc<[Upstream]> {
+    branches.first().cloned().unwrap_or_default()
+}
+
+/// Who is next above in each branch; `None` where that is the registry.
+fn parents(branches: &Branches) -> impl Iterator<Item = Option<Arc<str>>> {
+    branches.iter().map(|upstreams| upstreams.first().map(|up| up.node.clone()))
 }
 
 fn upstream(peer: &pb::Peer) -> Option<Upstream> {

@@ -48,7 +48,7 @@ impl pb::control_server::Control for Assigner {
                     Kind::Join(join) => Some(Reply::Assignment(pb::Assignment {
                         image: join.image.clone(),
                         epoch: 1,
-                        upstreams: upstreams.clone(),
+                        branches: vec![pb::Branch { upstreams: upstreams.clone() }],
                     })),
                     _ => None,
                 };
