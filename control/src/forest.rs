@@ -1,25 +1,13 @@
 //! One tree per image: events about nodes and images in, places of nodes out. Pure: no clock, name,
 //! address or message.
-//!
-//! # Restoring
-//!
-//! When control starts empty, its nodes come back saying which parent they have in which tree.
-//! [`Event::Restore`] takes such claims of one tree together and keeps as many of them as it can.
-//! It walks the claimed edges level by level from the nodes that are placed already, or from a
-//! claimed root if there are none, and puts each child under the parent that it claims, if there is
-//! room for it ([`Ft::join_under`]): a tree whose nodes all came back is restored edge by edge. Who
-//! is left, because the parent is gone, or has no room, or because the claims run in a circle,
-//! joins like a newcomer, the largest remainder first, and keeps below it what can be kept. Each
-//! node is placed once, under a node that is placed already: whatever is claimed, no circle can
-//! come of it.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 
 use xylem_protocol::Digest;
 
 use crate::limits::{TREES_MAX, TREES_PER_NODE_MAX, UPSTREAMS_MAX};
-use crate::tree::ft::Ft;
-use crate::tree::{Edge, Place, TreeError};
+use crate::tree::shape::Shape;
+use crate::tree::{self, Above, Edge, Place, ShapeKind, TreeError};
 
 /// A node, as the state numbers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -118,9 +106,9 @@ pub enum ForestError {
     Tree(#[from] TreeError),
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Planted {
-    shape: Ft,
+    shape: Shape,
     places: HashMap<NodeId, Place>,
     /// By [`Place::index`].
     nodes: Vec<NodeId>,
@@ -229,7 +217,7 @@ impl Forest {
     ) -> Result<(), ForestError> {
         if !self.is_member(node, key) {
             self.check_room(node, key)?;
-            self.place(node, key, None)?;
+            self.place(node, key)?;
             self.advance(key);
         }
         self.tell(key, &[node], out);
@@ -266,7 +254,7 @@ impl Forest {
     fn moved(&mut self, node: NodeId, out: &mut Vec<Assignment>) {
         for key in self.memberships.get(&node).cloned().unwrap_or_default() {
             let Some(tree) = self.trees.get(&key) else { continue };
-            let below: Vec<_> = tree.shape.children(tree.places[&node]).collect();
+            let below: Vec<_> = tree.shape.children(0, tree.places[&node]).collect();
             let readers = tree.down_to_last_reader(&below);
             self.advance(key);
             self.tell(key, &readers, out);
@@ -275,55 +263,42 @@ impl Forest {
 
     fn restore(&mut self, key: TreeKey, claims: &[Claim], out: &mut Vec<Assignment>) {
         let mut told = Vec::with_capacity(claims.len());
-        let mut children: HashMap<NodeId, Vec<NodeId>> = HashMap::new();
-        let mut waiting: HashMap<NodeId, Claimed> = HashMap::new();
-        for claim in claims {
-            if self.is_member(claim.node, key) {
-                told.push(claim.node);
-            } else if self.check_room(claim.node, key).is_ok() && !waiting.contains_key(&claim.node)
-            {
-                waiting.insert(claim.node, claim.parent);
-                told.push(claim.node);
-                if let Claimed::Node(parent) = claim.parent {
-                    children.entry(parent).or_default().push(claim.node);
-                }
+        let mut coming: Vec<(NodeId, Claimed)> = Vec::new();
+        let mut fellows: HashMap<NodeId, u32> = HashMap::new();
+        for &Claim { node, parent } in claims {
+            if self.is_member(node, key) {
+                told.push(node);
+            } else if self.check_room(node, key).is_ok() && !fellows.contains_key(&node) {
+                fellows.insert(node, u32::try_from(coming.len()).unwrap_or(u32::MAX));
+                coming.push((node, parent));
+                told.push(node);
             }
         }
-        let mut tops: VecDeque<NodeId> = tops(&told, &waiting, &children).into();
-        let mut grown = self.top_down(key, children.keys().copied());
-        while !waiting.is_empty() {
-            while let Some(parent) = grown.pop_front() {
-                for &child in children.get(&parent).into_iter().flatten() {
-                    if !waiting.contains_key(&child) {
-                        continue;
-                    }
-                    if self.place(child, key, Some(parent)).is_ok() {
-                        waiting.remove(&child);
-                        grown.push_back(child);
-                    } else {
-                        tops.push_back(child);
-                    }
+        if !coming.is_empty() {
+            let planted = self.trees.entry(key).or_insert_with(Planted::new);
+            let above = |claimed| match claimed {
+                Claimed::Registry => Above::Registry,
+                Claimed::Stranger => Above::Stranger,
+                Claimed::Node(node) => match (planted.places.get(&node), fellows.get(&node)) {
+                    (Some(&place), _) => Above::Member(place),
+                    (None, Some(&fellow)) => Above::Fellow(fellow),
+                    (None, None) => Above::Stranger,
+                },
+            };
+            let above: Vec<tree::Claim> =
+                coming.iter().map(|&(_, claimed)| [above(claimed), Above::Stranger]).collect();
+            self.edges.clear();
+            let places = planted.shape.restore(&above, &mut self.edges);
+            for (&(node, _), place) in coming.iter().zip(places) {
+                if let Ok(place) = place {
+                    planted.settle(node, place);
+                    self.memberships.entry(node).or_default().insert(key);
                 }
-            }
-            let Some(top) = tops.pop_front() else { break };
-            if waiting.remove(&top).is_some() && self.place(top, key, None).is_ok() {
-                grown.push_back(top);
             }
         }
         told.retain(|&node| self.is_member(node, key));
         self.advance(key);
         self.tell(key, &told, out);
-    }
-
-    /// Those of `nodes` that are in the tree, upper levels first.
-    fn top_down(&self, key: TreeKey, nodes: impl Iterator<Item = NodeId>) -> VecDeque<NodeId> {
-        let Some(tree) = self.trees.get(&key) else { return VecDeque::new() };
-        let level = |place| std::iter::successors(Some(place), |&at| tree.shape.parent(at)).count();
-        let mut found: Vec<_> = nodes
-            .filter_map(|node| tree.places.get(&node).map(|&place| (level(place), node)))
-            .collect();
-        found.sort_unstable();
-        found.into_iter().map(|(_, node)| node).collect()
     }
 
     fn check_room(&self, node: NodeId, key: TreeKey) -> Result<(), ForestError> {
@@ -336,30 +311,13 @@ impl Forest {
         }
     }
 
-    /// Adds a node that is not in the tree, below `parent` or where the tree likes it.
-    fn place(
-        &mut self,
-        node: NodeId,
-        key: TreeKey,
-        parent: Option<NodeId>,
-    ) -> Result<(), TreeError> {
-        let tree = self.trees.entry(key).or_default();
+    /// Adds a node that is not in the tree.
+    fn place(&mut self, node: NodeId, key: TreeKey) -> Result<(), TreeError> {
+        let planted = self.trees.entry(key).or_insert_with(Planted::new);
         self.edges.clear();
-        let place = match parent {
-            None => tree.shape.join(&mut self.edges)?,
-            Some(parent) => {
-                let parent = *tree.places.get(&parent).ok_or(TreeError::Unknown)?;
-                tree.shape.join_under(parent, &mut self.edges)?
-            }
-        };
+        let place = planted.shape.join(&mut self.edges)?;
         debug_assert_eq!(self.edges.len(), 1, "a join moves nobody else");
-        tree.places.insert(node, place);
-        let index = place.index() as usize;
-        if index == tree.nodes.len() {
-            tree.nodes.push(node);
-        } else {
-            tree.nodes[index] = node;
-        }
+        planted.settle(node, place);
         self.memberships.entry(node).or_default().insert(key);
         Ok(())
     }
@@ -383,12 +341,27 @@ impl Forest {
 }
 
 impl Planted {
+    fn new() -> Self {
+        let shape = Shape::new(ShapeKind::Ft);
+        Self { shape, places: HashMap::new(), nodes: Vec::new(), epoch: 0 }
+    }
+
+    /// Remembers who has a place.
+    fn settle(&mut self, node: NodeId, place: Place) {
+        let index = place.index() as usize;
+        if index >= self.nodes.len() {
+            self.nodes.resize(index + 1, node);
+        }
+        self.nodes[index] = node;
+        self.places.insert(node, place);
+    }
+
     fn node(&self, place: Place) -> NodeId {
         self.nodes[place.index() as usize]
     }
 
     fn upstreams(&self, place: Place) -> Vec<NodeId> {
-        std::iter::successors(self.shape.parent(place), |&above| self.shape.parent(above))
+        std::iter::successors(self.shape.parent(0, place), |&above| self.shape.parent(0, above))
             .take(UPSTREAMS_MAX as usize)
             .map(|above| self.node(above))
             .collect()
@@ -400,51 +373,17 @@ impl Planted {
         let mut all: BTreeSet<NodeId> = BTreeSet::new();
         for _ in 0..UPSTREAMS_MAX {
             all.extend(level.iter().map(|&place| self.node(place)));
-            level = level.iter().flat_map(|&place| self.shape.children(place)).collect();
+            level = level.iter().flat_map(|&place| self.shape.children(0, place)).collect();
         }
         all.into_iter().collect()
     }
 
     fn level_order(&self) -> impl Iterator<Item = Standing> + '_ {
-        self.shape.level_order().map(|(place, level)| Standing {
+        self.shape.level_order(0).map(|(place, level)| Standing {
             node: self.node(place),
-            parent: self.shape.parent(place).map(|parent| self.node(parent)),
-            children: self.shape.children(place).map(|child| self.node(child)).collect(),
+            parent: self.shape.parent(0, place).map(|parent| self.node(parent)),
+            children: self.shape.children(0, place).map(|child| self.node(child)).collect(),
             level,
         })
     }
-}
-
-/// The order in which nodes become the top of a remainder: claimed roots, then the parentless,
-/// larger remainders first; then all others, of which only those matter whose claims run in a
-/// circle.
-fn tops(
-    nodes: &[NodeId],
-    waiting: &HashMap<NodeId, Claimed>,
-    children: &HashMap<NodeId, Vec<NodeId>>,
-) -> Vec<NodeId> {
-    let mut ranked: Vec<(u8, u64, NodeId)> = Vec::with_capacity(nodes.len());
-    for &node in nodes {
-        let rank = match waiting.get(&node) {
-            None => continue,
-            Some(Claimed::Registry) => 0,
-            Some(Claimed::Node(parent)) if waiting.contains_key(parent) => 2,
-            Some(Claimed::Node(_) | Claimed::Stranger) => 1,
-        };
-        let below = if rank == 2 { 0 } else { count_below(node, children) };
-        ranked.push((rank, u64::MAX - below, node));
-    }
-    ranked.sort_by_key(|&(rank, size, _)| (rank, size));
-    ranked.into_iter().map(|(_, _, node)| node).collect()
-}
-
-/// How many claims hang below a node whose own claim does not lead back to itself.
-fn count_below(node: NodeId, children: &HashMap<NodeId, Vec<NodeId>>) -> u64 {
-    let (mut count, mut stack) = (0, vec![node]);
-    while let Some(node) = stack.pop() {
-        let below = children.get(&node).map_or(&[][..], Vec::as_slice);
-        count += below.len() as u64;
-        stack.extend(below);
-    }
-    count
 }

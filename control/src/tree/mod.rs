@@ -2,8 +2,60 @@
 //! lock, log or address.
 
 pub mod ft;
+mod restore;
+pub mod shape;
+pub mod twin;
+
+use std::fmt;
+use std::str::FromStr;
 
 use crate::limits::TREE_NODES_MAX;
+
+/// Most trees of one shape.
+pub const BRANCHES_MAX: u8 = 2;
+
+/// How the nodes of an image are arranged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ShapeKind {
+    /// One function tree, balanced, at most two children.
+    #[default]
+    Ft,
+    /// Two trees over the same nodes, each for half of the data; who is interior in one is a leaf
+    /// in the other.
+    Twin,
+}
+
+impl ShapeKind {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Ft, Self::Twin];
+
+    /// How it is written.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ft => "ft",
+            Self::Twin => "twin",
+        }
+    }
+}
+
+impl fmt::Display for ShapeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// The text names no shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be ft or twin")]
+pub struct NoShape;
+
+impl FromStr for ShapeKind {
+    type Err = NoShape;
+
+    fn from_str(text: &str) -> Result<Self, NoShape> {
+        Self::ALL.into_iter().find(|kind| kind.name() == text).ok_or(NoShape)
+    }
+}
 
 /// A node's place in one tree, valid from its join to its leave. Never reused: a place that was
 /// left is refused.
@@ -23,6 +75,8 @@ impl Place {
 /// One edge to change: from now on `child` has this parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Edge {
+    /// In which of the trees, counted from 0.
+    pub tree: u8,
     /// Whose upstream changes.
     pub child: Place,
     /// Its new parent; `None` at the root.
@@ -43,6 +97,22 @@ pub enum TreeError {
     NoRoom,
 }
 
+/// Whom a node that comes with a place from before says it reads from in one tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Above {
+    /// The registry: it is the root.
+    Registry,
+    /// A node that is in the tree.
+    Member(Place),
+    /// A node that comes with it: its index among the claims.
+    Fellow(u32),
+    /// A node that nobody here has heard of, or nothing that it could tell.
+    Stranger,
+}
+
+/// A node's word about its parent in each tree; what is beyond the trees of the shape is ignored.
+pub type Claim = [Above; BRANCHES_MAX as usize];
+
 /// Height in edges of the tallest tree in which every node's subtrees differ by at most one level.
 const fn balanced_height_max(nodes: u32) -> u32 {
     // The fewest nodes of a balanced tree of height h are 1, 2, 4, 7, 12 …: 1 + N(h - 1) + N(h -
@@ -61,6 +131,10 @@ pub const HEIGHT_MAX: u32 = balanced_height_max(TREE_NODES_MAX);
 /// Most edges that one leave changes: three for the place itself, and a double rotation on each
 /// level above.
 pub const EDGES_MAX: u32 = 3 + 6 * HEIGHT_MAX;
+
+/// Most edges that one swap changes: two nodes in each of two trees, and below each of them two
+/// children in one tree.
+pub const SWAP_EDGES_MAX: u32 = 2 * 2 + 2 * 2;
 
 const _: () = {
     assert!(balanced_height_max(1) == 0 && balanced_height_max(3) == 1);
