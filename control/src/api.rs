@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 pub struct Status {
     /// Control's version.
     pub version: String,
-    /// Shape of the trees: `ft`.
+    /// Shape of the trees: `ft` or `twin`.
     pub shape: String,
     /// Seconds since control started.
     pub uptime_s: f64,
     /// All nodes, by name, also those that are gone since a few minutes.
     pub nodes: Vec<Node>,
-    /// How many trees stand.
+    /// How many images have trees.
     pub trees: u32,
 }
 
@@ -44,20 +44,24 @@ pub struct Node {
 /// `GET /api/v1/trees`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Trees {
-    /// By image.
+    /// By image and stripe.
     pub trees: Vec<Tree>,
 }
 
-/// One tree.
+/// One tree: of an image, or of one stripe of its blobs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Tree {
     /// Digest of the image's manifest.
     pub image: String,
     /// Repository name under which it was asked for first.
     pub name: String,
-    /// Shape: `ft`.
+    /// Shape: `ft` or `twin`.
     pub shape: String,
-    /// Grows with each change of the tree.
+    /// Which stripe, counted from 0.
+    pub stripe: u8,
+    /// How many stripes there are, each with a tree; 1: blobs come whole.
+    pub stripes: u8,
+    /// Grows with each change of the image's trees.
     pub epoch: u64,
     /// Level by level from the root, left to right.
     pub nodes: Vec<TreeNode>,

@@ -1,16 +1,21 @@
-//! One tree per image: events about nodes and images in, places of nodes out. Pure: no clock, name,
-//! address or message.
+//! Trees for each image, of one shape: events about nodes and images in, places of nodes out. Pure:
+//! no clock, name, address or message.
+
+mod planted;
 
 use std::collections::{BTreeSet, HashMap};
 
 use xylem_protocol::Digest;
 
-use crate::limits::{TREES_MAX, TREES_PER_NODE_MAX, UPSTREAMS_MAX};
+use crate::limits::{BRANCHES_MAX, TREES_MAX, TREES_PER_NODE_MAX};
 use crate::tree::shape::Shape;
-use crate::tree::{self, Above, Edge, Place, ShapeKind, TreeError};
+use crate::tree::{self, Above, Edge, ShapeKind, TreeError};
+use planted::Planted;
+
+const _: () = assert!(BRANCHES_MAX == tree::BRANCHES_MAX as u32);
 
 /// A node, as the state numbers it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u32);
 
 /// What a tree is for. The one place that grows when trees get a tenant.
@@ -31,13 +36,13 @@ pub enum Claimed {
     Stranger,
 }
 
-/// A node's word about its place in a tree.
+/// A node's word about its place in the trees of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
     /// Who.
     pub node: NodeId,
-    /// Below whom.
-    pub parent: Claimed,
+    /// Below whom in each tree; what is beyond the trees of the shape is ignored.
+    pub parents: [Claimed; BRANCHES_MAX as usize],
 }
 
 /// All that can happen to trees.
@@ -85,7 +90,8 @@ pub struct Assignment {
     pub key: TreeKey,
     /// Grows with each change in the forest.
     pub epoch: u64,
-    /// For each tree parent, grandparent and so on, at most [`UPSTREAMS_MAX`]; empty at the root.
+    /// For each tree parent, grandparent and so on, a leaf's parent in the other tree last, at most
+    /// [`UPSTREAMS_MAX`](crate::limits::UPSTREAMS_MAX); empty at the root.
     pub branches: Vec<Vec<NodeId>>,
 }
 
@@ -106,18 +112,10 @@ pub enum ForestError {
     Tree(#[from] TreeError),
 }
 
-#[derive(Debug)]
-struct Planted {
-    shape: Shape,
-    places: HashMap<NodeId, Place>,
-    /// By [`Place::index`].
-    nodes: Vec<NodeId>,
-    epoch: u64,
-}
-
 /// All trees.
 #[derive(Debug)]
 pub struct Forest {
+    kind: ShapeKind,
     trees: HashMap<TreeKey, Planted>,
     memberships: HashMap<NodeId, BTreeSet<TreeKey>>,
     epoch: u64,
@@ -125,7 +123,7 @@ pub struct Forest {
     edges: Vec<Edge>,
 }
 
-/// One node of a tree, for people to look at.
+/// One node in one tree, for people to look at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// Who.
@@ -139,9 +137,16 @@ pub struct Standing {
 }
 
 impl Forest {
-    /// No trees. `epoch` must be above any that nodes may have heard of before.
-    pub fn new(epoch: u64) -> Self {
-        Self { trees: HashMap::new(), memberships: HashMap::new(), epoch, edges: Vec::new() }
+    /// No trees; those to come have that shape. `epoch` must be above any that nodes may have heard
+    /// of before.
+    pub fn new(kind: ShapeKind, epoch: u64) -> Self {
+        let (trees, memberships) = (HashMap::new(), HashMap::new());
+        Self { kind, trees, memberships, epoch, edges: Vec::new() }
+    }
+
+    /// Which shape the trees have.
+    pub const fn kind(&self) -> ShapeKind {
+        self.kind
     }
 
     /// Applies one event and appends the places that nodes are to be told of.
@@ -174,39 +179,44 @@ impl Forest {
         }
     }
 
-    /// Trees that stand.
+    /// How many trees an image has.
+    pub fn stripes(&self) -> u8 {
+        Shape::new(self.kind).trees()
+    }
+
+    /// Images that have trees.
     pub fn keys(&self) -> impl Iterator<Item = TreeKey> + '_ {
         self.trees.keys().copied()
     }
 
-    /// Whether a tree for that key stands.
+    /// Whether trees for that key stand.
     pub fn contains(&self, key: TreeKey) -> bool {
         self.trees.contains_key(&key)
     }
 
-    /// Nodes in a tree.
+    /// Nodes in each tree of an image.
     pub fn len(&self, key: TreeKey) -> u32 {
         self.trees.get(&key).map_or(0, |tree| tree.shape.len())
     }
 
-    /// Whether that node is in that tree.
+    /// Whether that node is in the trees of that image.
     pub fn is_member(&self, node: NodeId, key: TreeKey) -> bool {
         self.memberships.get(&node).is_some_and(|keys| keys.contains(&key))
     }
 
-    /// The trees that a node is in.
+    /// The images in whose trees a node is.
     pub fn memberships(&self, node: NodeId) -> impl Iterator<Item = TreeKey> + '_ {
         self.memberships.get(&node).into_iter().flatten().copied()
     }
 
-    /// Epoch of a tree: that of its latest change.
+    /// Epoch of an image's trees: that of their latest change.
     pub fn epoch(&self, key: TreeKey) -> Option<u64> {
         self.trees.get(&key).map(|tree| tree.epoch)
     }
 
-    /// A tree in level order; empty if there is none.
-    pub fn level_order(&self, key: TreeKey) -> impl Iterator<Item = Standing> + '_ {
-        self.trees.get(&key).into_iter().flat_map(Planted::level_order)
+    /// One of an image's trees in level order; empty if there is none.
+    pub fn level_order(&self, key: TreeKey, tree: u8) -> impl Iterator<Item = Standing> + '_ {
+        self.trees.get(&key).into_iter().flat_map(move |planted| planted.level_order(tree))
     }
 
     fn join(
@@ -215,12 +225,15 @@ impl Forest {
         key: TreeKey,
         out: &mut Vec<Assignment>,
     ) -> Result<(), ForestError> {
+        let mut near = BTreeSet::new();
         if !self.is_member(node, key) {
             self.check_room(node, key)?;
-            self.place(node, key)?;
+            near = self.place(node, key)?;
             self.advance(key);
         }
-        self.tell(key, &[node], out);
+        near.remove(&node);
+        self.tell(key, [node], true, out);
+        self.tell(key, near, false, out);
         Ok(())
     }
 
@@ -230,14 +243,10 @@ impl Forest {
         key: TreeKey,
         out: &mut Vec<Assignment>,
     ) -> Result<(), ForestError> {
-        let tree = self.trees.get_mut(&key).ok_or(ForestError::NotMember)?;
-        let place = *tree.places.get(&node).ok_or(ForestError::NotMember)?;
-        self.edges.clear();
-        tree.shape.leave(place, &mut self.edges)?;
-        tree.places.remove(&node);
-        let moved: Vec<_> = self.edges.iter().map(|edge| edge.child).collect();
-        let told = tree.down_to_last_reader(&moved);
-        if tree.shape.is_empty() {
+        let planted = self.trees.get_mut(&key).ok_or(ForestError::NotMember)?;
+        planted.place(node).ok_or(ForestError::NotMember)?;
+        let near = planted.leave(node, &mut self.edges)?;
+        if planted.shape.is_empty() {
             self.trees.remove(&key);
         }
         if let Some(keys) = self.memberships.get_mut(&node) {
@@ -247,58 +256,63 @@ impl Forest {
             }
         }
         self.advance(key);
-        self.tell(key, &told, out);
+        self.tell(key, near, false, out);
         Ok(())
     }
 
     fn moved(&mut self, node: NodeId, out: &mut Vec<Assignment>) {
         for key in self.memberships.get(&node).cloned().unwrap_or_default() {
-            let Some(tree) = self.trees.get(&key) else { continue };
-            let below: Vec<_> = tree.shape.children(0, tree.places[&node]).collect();
-            let readers = tree.down_to_last_reader(&below);
+            let Some(planted) = self.trees.get(&key) else { continue };
+            let readers = planted.readers(node);
             self.advance(key);
-            self.tell(key, &readers, out);
+            self.tell(key, readers, true, out);
         }
     }
 
     fn restore(&mut self, key: TreeKey, claims: &[Claim], out: &mut Vec<Assignment>) {
-        let mut told = Vec::with_capacity(claims.len());
-        let mut coming: Vec<(NodeId, Claimed)> = Vec::new();
+        let mut asked = BTreeSet::new();
+        let mut coming: Vec<Claim> = Vec::new();
         let mut fellows: HashMap<NodeId, u32> = HashMap::new();
-        for &Claim { node, parent } in claims {
+        for &claim in claims {
+            let node = claim.node;
             if self.is_member(node, key) {
-                told.push(node);
+                asked.insert(node);
             } else if self.check_room(node, key).is_ok() && !fellows.contains_key(&node) {
                 fellows.insert(node, u32::try_from(coming.len()).unwrap_or(u32::MAX));
-                coming.push((node, parent));
-                told.push(node);
+                coming.push(claim);
+                asked.insert(node);
             }
         }
+        let mut near = BTreeSet::new();
         if !coming.is_empty() {
-            let planted = self.trees.entry(key).or_insert_with(Planted::new);
+            let planted = self.trees.entry(key).or_insert_with(|| Planted::new(self.kind));
             let above = |claimed| match claimed {
                 Claimed::Registry => Above::Registry,
                 Claimed::Stranger => Above::Stranger,
-                Claimed::Node(node) => match (planted.places.get(&node), fellows.get(&node)) {
-                    (Some(&place), _) => Above::Member(place),
+                Claimed::Node(node) => match (planted.place(node), fellows.get(&node)) {
+                    (Some(place), _) => Above::Member(place),
                     (None, Some(&fellow)) => Above::Fellow(fellow),
                     (None, None) => Above::Stranger,
                 },
             };
             let above: Vec<tree::Claim> =
-                coming.iter().map(|&(_, claimed)| [above(claimed), Above::Stranger]).collect();
+                coming.iter().map(|claim| claim.parents.map(above)).collect();
             self.edges.clear();
             let places = planted.shape.restore(&above, &mut self.edges);
-            for (&(node, _), place) in coming.iter().zip(places) {
+            for (claim, place) in coming.iter().zip(places) {
                 if let Ok(place) = place {
-                    planted.settle(node, place);
-                    self.memberships.entry(node).or_default().insert(key);
+                    planted.settle(claim.node, place);
+                    self.memberships.entry(claim.node).or_default().insert(key);
                 }
             }
+            near = planted.near(&self.edges);
         }
-        told.retain(|&node| self.is_member(node, key));
+        for node in &asked {
+            near.remove(node);
+        }
         self.advance(key);
-        self.tell(key, &told, out);
+        self.tell(key, asked, true, out);
+        self.tell(key, near, false, out);
     }
 
     fn check_room(&self, node: NodeId, key: TreeKey) -> Result<(), ForestError> {
@@ -311,79 +325,37 @@ impl Forest {
         }
     }
 
-    /// Adds a node that is not in the tree.
-    fn place(&mut self, node: NodeId, key: TreeKey) -> Result<(), TreeError> {
-        let planted = self.trees.entry(key).or_insert_with(Planted::new);
+    /// Adds a node that is not in the trees; answers who else may have to be told.
+    fn place(&mut self, node: NodeId, key: TreeKey) -> Result<BTreeSet<NodeId>, TreeError> {
+        let planted = self.trees.entry(key).or_insert_with(|| Planted::new(self.kind));
         self.edges.clear();
         let place = planted.shape.join(&mut self.edges)?;
-        debug_assert_eq!(self.edges.len(), 1, "a join moves nobody else");
         planted.settle(node, place);
         self.memberships.entry(node).or_default().insert(key);
-        Ok(())
+        Ok(planted.near(&self.edges))
     }
 
     fn advance(&mut self, key: TreeKey) {
         self.epoch += 1;
-        if let Some(tree) = self.trees.get_mut(&key) {
-            tree.epoch = self.epoch;
+        if let Some(planted) = self.trees.get_mut(&key) {
+            planted.epoch = self.epoch;
         }
     }
 
-    fn tell(&self, key: TreeKey, nodes: &[NodeId], out: &mut Vec<Assignment>) {
-        let Some(tree) = self.trees.get(&key) else { return };
-        out.extend(nodes.iter().map(|&node| Assignment {
-            node,
-            key,
-            epoch: tree.epoch,
-            branches: vec![tree.upstreams(tree.places[&node])],
+    /// Tells nodes of an image's trees their places: those that have asked in any case, others if
+    /// there is anything new.
+    fn tell(
+        &mut self,
+        key: TreeKey,
+        nodes: impl IntoIterator<Item = NodeId>,
+        asked: bool,
+        out: &mut Vec<Assignment>,
+    ) {
+        let Some(planted) = self.trees.get_mut(&key) else { return };
+        let epoch = planted.epoch;
+        out.extend(nodes.into_iter().filter_map(|node| {
+            let branches = planted.news(node, asked)?;
+            Some(Assignment { node, key, epoch, branches })
         }));
-    }
-}
-
-impl Planted {
-    fn new() -> Self {
-        let shape = Shape::new(ShapeKind::Ft);
-        Self { shape, places: HashMap::new(), nodes: Vec::new(), epoch: 0 }
-    }
-
-    /// Remembers who has a place.
-    fn settle(&mut self, node: NodeId, place: Place) {
-        let index = place.index() as usize;
-        if index >= self.nodes.len() {
-            self.nodes.resize(index + 1, node);
-        }
-        self.nodes[index] = node;
-        self.places.insert(node, place);
-    }
-
-    fn node(&self, place: Place) -> NodeId {
-        self.nodes[place.index() as usize]
-    }
-
-    fn upstreams(&self, place: Place) -> Vec<NodeId> {
-        std::iter::successors(self.shape.parent(0, place), |&above| self.shape.parent(0, above))
-            .take(UPSTREAMS_MAX as usize)
-            .map(|above| self.node(above))
-            .collect()
-    }
-
-    /// The nodes at these places and all below them in whose upstreams they stand, each once.
-    fn down_to_last_reader(&self, places: &[Place]) -> Vec<NodeId> {
-        let mut level = places.to_vec();
-        let mut all: BTreeSet<NodeId> = BTreeSet::new();
-        for _ in 0..UPSTREAMS_MAX {
-            all.extend(level.iter().map(|&place| self.node(place)));
-            level = level.iter().flat_map(|&place| self.shape.children(0, place)).collect();
-        }
-        all.into_iter().collect()
-    }
-
-    fn level_order(&self) -> impl Iterator<Item = Standing> + '_ {
-        self.shape.level_order(0).map(|(place, level)| Standing {
-            node: self.node(place),
-            parent: self.shape.parent(0, place).map(|parent| self.node(parent)),
-            children: self.shape.children(0, place).map(|child| self.node(child)).collect(),
-            level,
-        })
     }
 }

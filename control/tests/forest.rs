@@ -4,9 +4,10 @@ use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
 use xylem_control::forest::{
-    Assignment, Claim, Claimed, Event, Forest, ForestError, NodeId, TreeKey,
+    Assignment, Claim, Claimed, Event, Forest, ForestError, NodeId, Standing, TreeKey,
 };
 use xylem_control::limits::{TREES_PER_NODE_MAX, UPSTREAMS_MAX};
+use xylem_control::tree::ShapeKind;
 use xylem_protocol::Digest;
 
 fn key(number: u32) -> TreeKey {
@@ -25,18 +26,38 @@ struct Told {
 
 impl Told {
     fn new(epoch: u64) -> Self {
-        Self { forest: Forest::new(epoch), heard: HashMap::new(), told: 0 }
+        Self::of(ShapeKind::Ft, epoch)
+    }
+
+    fn of(kind: ShapeKind, epoch: u64) -> Self {
+        Self { forest: Forest::new(kind, epoch), heard: HashMap::new(), told: 0 }
     }
 
     fn apply(&mut self, event: &Event<'_>) -> Result<(), ForestError> {
         let mut out = Vec::new();
+        let epochs: HashMap<_, _> =
+            self.forest.keys().map(|key| (key, self.forest.epoch(key))).collect();
         self.forest.apply(event, &mut out)?;
         self.told = out.len();
+        let distinct: HashSet<_> = out.iter().map(|told| (told.node, told.key)).collect();
+        assert_eq!(distinct.len(), out.len(), "nobody is told twice");
         for assignment in out {
             let at = (assignment.node, assignment.key);
-            let epoch = assignment.epoch;
+            let (epoch, branches) = (assignment.epoch, assignment.branches.clone());
             let before = self.heard.insert(at, assignment);
-            assert!(before.is_none_or(|before| before.epoch <= epoch), "epochs do not fall");
+            assert!(before.as_ref().is_none_or(|before| before.epoch <= epoch), "{event:?}");
+            let needed = match event {
+                Event::Join { node, .. } => *node == at.0,
+                Event::Moved { node } => branches.iter().flatten().any(|above| above == node),
+                Event::Restore { claims, .. } => claims.iter().any(|claim| claim.node == at.0),
+                Event::Leave { .. } | Event::Down { .. } => false,
+            };
+            let same = before.is_some_and(|before| before.branches == branches);
+            assert!(needed || !same, "{event:?} told {at:?} nothing new");
+            if !same {
+                assert_eq!(self.forest.epoch(at.1), Some(epoch));
+                assert!(epochs.get(&at.1).is_none_or(|&before| before < Some(epoch)));
+            }
         }
         match *event {
             Event::Leave { node, key } => drop(self.heard.remove(&(node, key))),
@@ -59,48 +80,101 @@ impl Told {
     fn check(&self) {
         let mut members = 0;
         for key in self.forest.keys() {
-            let standings: Vec<_> = self.forest.level_order(key).collect();
-            let parents: HashMap<_, _> =
-                standings.iter().map(|standing| (standing.node, standing.parent)).collect();
-            assert_eq!(parents.len(), standings.len(), "each node once");
-            assert!(!standings.is_empty(), "empty trees are dropped");
-            for standing in &standings {
-                members += 1;
-                assert!(standing.children.len() <= 2);
-                assert!(
-                    standing.children.iter().all(|child| parents[child] == Some(standing.node))
-                );
-                let above: Vec<_> =
-                    std::iter::successors(standing.parent, |node| parents[node]).collect();
-                assert_eq!(above.len(), standing.level as usize, "no circle");
-                let expected = &above[..above.len().min(UPSTREAMS_MAX as usize)];
-                assert_eq!(self.heard[&(standing.node, key)].branches, [expected]);
-                assert!(self.forest.is_member(standing.node, key));
+            let trees: Vec<_> =
+                (0..self.forest.stripes()).map(|tree| self.tree(key, tree)).collect();
+            members += trees[0].len();
+            assert!(!trees[0].is_empty(), "empty trees are dropped");
+            for (tree, standings) in trees.iter().enumerate() {
+                assert_eq!(standings.len(), trees[0].len(), "each node once in each tree");
+                for (node, standing) in standings {
+                    let told = &self.heard[&(*node, key)].branches;
+                    assert_eq!(told.len(), trees.len());
+                    assert_eq!(told[tree], expected(&trees, tree, standing), "{node:?}");
+                    assert!(self.forest.is_member(*node, key));
+                }
+                let upstreams = |node| self.heard[&(node, key)].branches[tree].clone();
+                assert_no_circle(standings.keys().copied().collect(), upstreams);
             }
         }
         assert_eq!(self.heard.len(), members);
     }
 
+    /// One tree, looked at from all sides.
+    fn tree(&self, key: TreeKey, tree: u8) -> HashMap<NodeId, Standing> {
+        let order: Vec<_> = self.forest.level_order(key, tree).collect();
+        let standings: HashMap<_, _> = order.iter().map(|at| (at.node, at.clone())).collect();
+        assert_eq!(standings.len(), order.len(), "each node once");
+        for standing in &order {
+            assert!(standing.children.len() <= 2);
+            let is_parent = |child| standings[child].parent == Some(standing.node);
+            assert!(standing.children.iter().all(is_parent));
+            assert_eq!(above(&standings, standing).len(), standing.level as usize, "no circle");
+        }
+        standings
+    }
+
     fn parents(&self, tree: u32) -> HashMap<NodeId, Option<NodeId>> {
-        self.forest.level_order(key(tree)).map(|at| (at.node, at.parent)).collect()
+        self.forest.level_order(key(tree), 0).map(|at| (at.node, at.parent)).collect()
     }
 
     fn claims(&self, tree: u32) -> Vec<Claim> {
         let claimed = |parent: Option<NodeId>| parent.map_or(Claimed::Registry, Claimed::Node);
-        let parents = self.parents(tree).into_iter();
-        let mut claims: Vec<_> =
-            parents.map(|(node, parent)| Claim { node, parent: claimed(parent) }).collect();
+        let mut claims: Vec<_> = self
+            .parents(tree)
+            .into_keys()
+            .map(|node| {
+                let mut parents = [Claimed::Stranger; 2];
+                for (branch, parent) in
+                    self.heard[&(node, key(tree))].branches.iter().zip(&mut parents)
+                {
+                    *parent = claimed(branch.first().copied());
+                }
+                Claim { node, parents }
+            })
+            .collect();
         claims.sort_unstable_by_key(|claim| claim.node);
         claims
     }
 }
 
+/// All above a node, nearest first.
+fn above(tree: &HashMap<NodeId, Standing>, standing: &Standing) -> Vec<NodeId> {
+    std::iter::successors(standing.parent, |node| tree[node].parent).take(tree.len()).collect()
+}
+
+/// What a node is to be told for one tree.
+fn expected(trees: &[HashMap<NodeId, Standing>], tree: usize, standing: &Standing) -> Vec<NodeId> {
+    let mut expected = above(&trees[tree], standing);
+    let is_leaf = standing.children.is_empty() && standing.parent.is_some();
+    let other = trees.get(1 - tree).filter(|_| is_leaf);
+    let aside = other.and_then(|other| other[&standing.node].parent);
+    expected.truncate(UPSTREAMS_MAX as usize - usize::from(aside.is_some()));
+    expected.extend(aside.filter(|aside| !expected.contains(aside)));
+    expected
+}
+
+/// Whichever of its upstreams each node reads from, nobody waits for itself.
+fn assert_no_circle(mut nodes: HashSet<NodeId>, upstreams: impl Fn(NodeId) -> Vec<NodeId>) {
+    let mut waiting: Vec<_> = nodes.iter().map(|&node| (node, upstreams(node))).collect();
+    while !waiting.is_empty() {
+        let before = nodes.len();
+        waiting.retain(|(node, above)| {
+            let waits = above.iter().any(|above| nodes.contains(above));
+            if !waits {
+                nodes.remove(node);
+            }
+            waits
+        });
+        assert!(nodes.len() < before, "{waiting:?}");
+    }
+}
+
 fn claim(node: u32, parent: u32) -> Claim {
-    Claim { node: NodeId(node), parent: Claimed::Node(NodeId(parent)) }
+    Claim { node: NodeId(node), parents: [Claimed::Node(NodeId(parent)); 2] }
 }
 
 fn root(node: u32) -> Claim {
-    Claim { node: NodeId(node), parent: Claimed::Registry }
+    Claim { node: NodeId(node), parents: [Claimed::Registry; 2] }
 }
 
 #[test]
@@ -132,8 +206,37 @@ fn a_leave_tells_those_below() {
 }
 
 #[test]
+fn a_change_of_twin_trees_is_told_to_few() {
+    let mut told = Told::of(ShapeKind::Twin, 0);
+    for node in 0..1000 {
+        told.forest
+            .apply(&Event::Join { node: NodeId(node), key: key(0) }, &mut Vec::new())
+            .unwrap();
+    }
+    // From here on all that is told is heard.
+    let claims =
+        told.parents(0).into_keys().map(|node| Claim { node, parents: [Claimed::Stranger; 2] });
+    told.restore(0, &claims.collect::<Vec<_>>());
+    let (mut joins, mut leaves) = (0, 0);
+    for round in 0..100 {
+        told.join(1000 + round, 0);
+        joins += told.told;
+        assert!(told.told <= 16, "{}", told.told);
+        told.apply(&Event::Leave { node: NodeId(round * 7), key: key(0) }).unwrap();
+        leaves += told.told;
+        assert!(told.told <= 80, "{}", told.told);
+    }
+    assert!(joins <= 400 && leaves <= 2000, "{joins} and {leaves}");
+}
+
+#[test]
 fn a_node_that_is_down_leaves_all_trees() {
-    let mut told = Told::new(0);
+    for kind in ShapeKind::ALL {
+        node_down(Told::of(kind, 0));
+    }
+}
+
+fn node_down(mut told: Told) {
     for tree in 0..20 {
         (0..4).for_each(|node| told.join((node + tree) % 4, tree));
     }
@@ -197,7 +300,7 @@ fn a_missing_node_costs_only_its_children() {
 #[test]
 fn a_missing_root_is_followed_by_the_largest_remainder() {
     let mut told = Told::new(0);
-    let stranger = Claim { node: NodeId(5), parent: Claimed::Stranger };
+    let stranger = Claim { node: NodeId(5), parents: [Claimed::Stranger; 2] };
     told.restore(0, &[stranger, claim(2, 9), claim(3, 2), claim(4, 2), claim(6, 9), claim(7, 6)]);
     let parents = told.parents(0);
     assert_eq!(parents[&NodeId(2)], None);
@@ -235,19 +338,29 @@ fn config() -> ProptestConfig {
     ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() }
 }
 
+fn kinds() -> impl Strategy<Value = ShapeKind> {
+    prop::sample::select(ShapeKind::ALL.to_vec())
+}
+
 proptest! {
     #![proptest_config(config())]
 
     #[test]
     fn any_claims_make_a_tree(
+        kind in kinds(),
         joined in 0_u32..10,
-        claims in prop::collection::vec((0_u32..40, 0_u32..45), 0..60),
+        claims in prop::collection::vec((0_u32..40, 0_u32..45, 0_u32..45), 0..60),
     ) {
-        let mut told = Told::new(0);
+        let mut told = Told::of(kind, 0);
         (0..joined).for_each(|node| told.join(node, 0));
+        let claimed = |parent| match parent {
+            43 => Claimed::Stranger,
+            44 => Claimed::Registry,
+            node => Claimed::Node(NodeId(node)),
+        };
         let claims: Vec<_> = claims
             .into_iter()
-            .map(|(node, parent)| if parent == 44 { root(node) } else { claim(node, parent) })
+            .map(|(node, a, b)| Claim { node: NodeId(node), parents: [claimed(a), claimed(b)] })
             .collect();
         told.restore(0, &claims);
         let expected: HashSet<_> =
@@ -257,15 +370,18 @@ proptest! {
 
     #[test]
     fn everybody_knows_the_upstreams_under_churn(
-        events in prop::collection::vec((0_u32..30, 0_u32..3, 0_u32..8), 0..250),
+        kind in kinds(),
+        events in prop::collection::vec((0_u32..30, 0_u32..3, 0_u32..9), 0..250),
     ) {
-        let mut told = Told::new(0);
+        let mut told = Told::of(kind, 0);
         for (node, tree, kind) in events {
             let (node, key) = (NodeId(node), key(tree));
+            let claims = told.claims(tree);
             let event = match kind {
                 0..=3 => Event::Join { node, key },
                 4..=5 => Event::Leave { node, key },
                 6 => Event::Moved { node },
+                7 => Event::Restore { key, claims: &claims },
                 _ => Event::Down { node },
             };
             let result = told.apply(&event);

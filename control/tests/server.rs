@@ -3,9 +3,12 @@
 
 mod lab;
 
+use std::collections::{HashMap, HashSet};
+
 use lab::{Control, Node, hello, image, soon};
 use serde_json::Value;
 use xylem_control::limits::MESSAGE_MAX;
+use xylem_control::tree::ShapeKind;
 use xylem_protocol::pb;
 use xylem_protocol::pb::control_message::Kind as Said;
 use xylem_protocol::pb::node_message::Kind;
@@ -298,4 +301,59 @@ async fn an_assignment_names_addresses() {
     assert_eq!(place.image, image(1));
     assert_eq!(place.branches[0].upstreams[0].address, "127.0.0.1:4400");
     control.stop().await;
+}
+
+#[tokio::test]
+async fn twin_trees_are_told_shown_and_claimed() {
+    let address = (std::net::Ipv4Addr::LOCALHOST, 0).into();
+    let control = Control::start_with(ShapeKind::Twin, address, SLOW_MS).await;
+    let address = control.address;
+    let mut nodes = Vec::new();
+    for number in 0..7 {
+        let mut node = Node::attach(&control, &format!("n{number}"), &[]).await;
+        node.join(1).await;
+        let Some(Said::Assignment(place)) = node.next().await else { panic!("no place") };
+        assert_eq!(place.branches.len(), 2);
+        nodes.push(node);
+    }
+    let before = json(&control, "/api/v1/trees").await;
+    control.stop().await;
+    let (stripes, names) = shown(&before);
+    assert_eq!(stripes, [0, 1]);
+    let parent = |tree: usize, name: &String| names[tree][name].clone();
+    let inner: Vec<HashSet<_>> =
+        names.iter().map(|tree| tree.values().filter(|name| !name.is_empty()).collect()).collect();
+    assert!(inner[0].is_disjoint(&inner[1]), "nobody has children twice");
+
+    let control = Control::start_with(ShapeKind::Twin, address, SLOW_MS).await;
+    let mut again = Vec::new();
+    for name in names[0].keys() {
+        let mut node = Node::connect(&control).await;
+        let Kind::Hello(mut hello) = hello(name, &[(1, "")]) else { unreachable!() };
+        hello.memberships[0].parents = vec![parent(0, name), parent(1, name)];
+        node.say(Kind::Hello(hello)).await;
+        assert!(matches!(node.next().await, Some(Said::Welcome(_))));
+        again.push(node);
+    }
+    for node in &mut again {
+        let Some(Said::Assignment(place)) = node.next().await else { panic!("no place") };
+        assert_eq!(place.branches.len(), 2);
+    }
+    let after = json(&control, "/api/v1/trees").await;
+    assert_eq!(shown(&after).1.map(|tree| tree.len()), [7, 7]);
+    assert_eq!(json(&control, "/api/v1/status").await["shape"], "twin");
+    control.stop().await;
+}
+
+/// Which stripes are shown, and in each tree everybody's parent.
+fn shown(trees: &Value) -> (Vec<u64>, [HashMap<String, String>; 2]) {
+    let trees = trees["trees"].as_array().unwrap();
+    assert!(trees.iter().all(|tree| tree["shape"] == "twin" && tree["stripes"] == 2));
+    let parents = |tree: &Value| {
+        let nodes = tree["nodes"].as_array().unwrap().iter();
+        let text = |value: &Value| value.as_str().unwrap_or("").to_owned();
+        nodes.map(|node| (text(&node["node"]), text(&node["parent"]))).collect()
+    };
+    let stripes = trees.iter().map(|tree| tree["stripe"].as_u64().unwrap()).collect();
+    (stripes, [parents(&trees[0]), parents(&trees[1])])
 }

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use xylem_control::forest::TreeKey;
 use xylem_control::limits::{GONE_KEPT_MS, NODES_MAX, TREES_PER_NODE_MAX};
 use xylem_control::state::{Event, Hello, Membership, Output, SessionId, Settings, State};
+use xylem_control::tree::ShapeKind;
 use xylem_protocol::Digest;
 use xylem_protocol::pb;
 use xylem_protocol::pb::control_message::Kind;
@@ -44,6 +45,7 @@ impl World {
     fn settling(first_epoch: u64) -> Self {
         let state = State::new(
             Settings {
+                shape: ShapeKind::Ft,
                 heartbeat_ms: HEARTBEAT_MS,
                 settle_ms: SETTLE_MS,
                 first_epoch,

@@ -230,11 +230,13 @@ fn wait_for_mid_blob(cluster: &mut Cluster, node: &str, image: &Image) -> Result
     Ok(found)
 }
 
-/// The parent of every node of the only tree, as control tells it; none for the root.
+/// The parent of every node of the only tree, or of that for the first stripe, as control tells it;
+/// none for the root.
 fn parents(cluster: &Cluster) -> Result<Vec<(String, Option<String>)>> {
     let answer = cluster.get(cluster::CONTROL, "/api/v1/trees")?;
     let trees = answer["trees"].as_array().context("no trees")?;
-    let [tree] = trees.as_slice() else { bail!("{} trees instead of one", trees.len()) };
+    let first: Vec<_> = trees.iter().filter(|tree| tree["stripe"] == 0).collect();
+    let [tree] = first.as_slice() else { bail!("trees of {} images, not of one", first.len()) };
     let nodes = tree["nodes"].as_array().context("a tree without nodes")?;
     let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
     nodes

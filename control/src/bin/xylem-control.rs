@@ -11,8 +11,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use xylem_control::limits::{HEARTBEAT_MAX_MS, HEARTBEAT_MIN_MS, HEARTBEAT_MS, SETTLE_MS};
 use xylem_control::server::{Options, Server};
+use xylem_control::tree::ShapeKind;
 
-/// Arranges nodes into one tree per image and tells each node whom to read from; carries no image
+/// Arranges nodes into trees for each image and tells each node whom to read from; carries no image
 /// data itself.
 ///
 /// Nodes (xylemd --control) and the command line (xylem) use the same port. State is kept in memory
@@ -23,7 +24,7 @@ struct Arguments {
     /// Where to serve nodes (gRPC) and xylem (HTTP)
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:4440")]
     listen: SocketAddr,
-    /// Shape of the trees; ft is the balanced binary function tree
+    /// Shape of the trees
     #[arg(long, value_enum, default_value = "ft")]
     shape: Shape,
     /// Period of the nodes' heartbeats; a node that misses 3 leaves its trees
@@ -39,7 +40,19 @@ const HEARTBEAT_RANGE: RangeInclusive<i64> = HEARTBEAT_MIN_MS as i64..=HEARTBEAT
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Shape {
+    /// One balanced binary tree per image, the function tree
     Ft,
+    /// Two trees per image, each for half of the data; no node has children in both
+    Twin,
+}
+
+impl From<Shape> for ShapeKind {
+    fn from(shape: Shape) -> Self {
+        match shape {
+            Shape::Ft => Self::Ft,
+            Shape::Twin => Self::Twin,
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -54,7 +67,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let Arguments { listen, shape: Shape::Ft, heartbeat, log } = arguments;
+    let Arguments { listen, shape, heartbeat, log } = arguments;
     tracing_subscriber::fmt()
         .with_env_filter(log)
         .with_writer(std::io::stderr)
@@ -68,8 +81,9 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
+        let (shape, heartbeat_ms) = (shape.into(), heartbeat);
         let server =
-            Server::bind(Options { listen, heartbeat_ms: heartbeat, settle_ms: SETTLE_MS }).await?;
+            Server::bind(Options { listen, shape, heartbeat_ms, settle_ms: SETTLE_MS }).await?;
         println!("xylem-control listening on {}", server.address());
         std::io::stdout().flush().context("cannot write to stdout")?;
         server

@@ -27,8 +27,12 @@ fn draw(tree: &api::Tree) -> String {
     }
     let count = tree.nodes.len();
     let nodes = if count == 1 { "1 node".to_owned() } else { format!("{count} nodes") };
-    let mut text =
-        format!("{}  {}  {}, {nodes}\nregistry\n", tree.name, short(&tree.image), tree.shape);
+    let stripe = match tree.stripes {
+        0..=1 => String::new(),
+        stripes => format!(", stripe {} of {stripes}", tree.stripe),
+    };
+    let (image, shape) = (short(&tree.image), &tree.shape);
+    let mut text = format!("{}  {image}  {shape}, {nodes}{stripe}\nregistry\n", tree.name);
     let mut drawn = HashSet::new();
     // A node, what stands left of its own mark, and whether it is the last of its siblings. Last
     // in, first drawn.
@@ -63,6 +67,8 @@ mod tests {
             image: format!("sha256:{}", "ab".repeat(32)),
             name: "demo".to_owned(),
             shape: "ft".to_owned(),
+            stripe: 0,
+            stripes: 1,
             epoch: 1,
             nodes: edges.iter().map(node).collect(),
         }
@@ -89,6 +95,14 @@ registry
       └─ n6  10.0.0.6:4400
 ";
         assert_eq!(drawn, expected);
+    }
+
+    #[test]
+    fn each_stripe_says_which_it_is() {
+        let mut second = tree(&[("n1", None)]);
+        (second.shape, second.stripe, second.stripes) = ("twin".to_owned(), 1, 2);
+        let drawn = draw(&second);
+        assert!(drawn.starts_with("demo  abababababab  twin, 1 node, stripe 1 of 2\n"), "{drawn}");
     }
 
     #[test]

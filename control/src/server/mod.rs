@@ -24,10 +24,13 @@ use ring::rand::{SecureRandom, SystemRandom};
 use self::core::Core;
 use crate::limits::{SHUTDOWN_MAX_MS, TICK_MAX_MS};
 use crate::state::Settings;
+use crate::tree::ShapeKind;
 
 /// What the operator chose.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
+    /// Shape of the trees.
+    pub shape: ShapeKind,
     /// Where to listen; port 0 lets the system choose.
     pub listen: SocketAddr,
     /// Period of the heartbeat, ms.
@@ -72,11 +75,11 @@ impl Server {
         let refused = |source| ServeError::Listen { address: options.listen, source };
         let listener = TcpListener::bind(options.listen).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
-        let Options { heartbeat_ms, settle_ms, .. } = options;
+        let Options { shape, heartbeat_ms, settle_ms, .. } = options;
         let mut voucher_key = [0; 32];
         SystemRandom::new().fill(&mut voucher_key).map_err(|_| ServeError::Random)?;
         let settings =
-            Settings { heartbeat_ms, settle_ms, first_epoch: first_epoch(), voucher_key };
+            Settings { shape, heartbeat_ms, settle_ms, first_epoch: first_epoch(), voucher_key };
         Ok(Self { listener, address, core: Arc::new(Core::new(settings)) })
     }
 

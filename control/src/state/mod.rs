@@ -20,7 +20,8 @@ use xylem_protocol::pb::control_message::Kind;
 
 use crate::api;
 use crate::forest::{self, Assignment, Claim, Claimed, Forest, ForestError, NodeId, TreeKey};
-use crate::limits::{HEARTBEATS_MISSED_MAX, LOST_HEARTBEATS_MAX, UPSTREAMS_MAX};
+use crate::limits::{BRANCHES_MAX, HEARTBEATS_MISSED_MAX, LOST_HEARTBEATS_MAX, UPSTREAMS_MAX};
+use crate::tree::ShapeKind;
 pub(crate) use hops::REGISTRY;
 use hops::Reports;
 use preheat::Preheats;
@@ -35,6 +36,8 @@ pub struct SessionId(pub u64);
 /// What the operator chose.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
+    /// Of all trees.
+    pub shape: ShapeKind,
     /// Period of the heartbeat, ms.
     pub heartbeat_ms: u32,
     /// For how long after the start claims to places are collected, ms.
@@ -146,7 +149,7 @@ impl State {
         Self {
             settings,
             started_ms: now_ms,
-            forest: Forest::new(settings.first_epoch),
+            forest: Forest::new(settings.shape, settings.first_epoch),
             roster: Roster::default(),
             names: HashMap::new(),
             claimed: Some(BTreeMap::new()),
@@ -291,7 +294,7 @@ impl State {
             }
             return;
         }
-        let claim = Claim { node, parent: self.resolve(&held.parents) };
+        let claim = Claim { node, parents: self.resolve(&held.parents) };
         self.names.entry(key).or_insert(held.name);
         self.change_surely(&forest::Event::Restore { key, claims: &[claim] }, out);
         if !self.forest.is_member(node, key) {
@@ -300,13 +303,17 @@ impl State {
         }
     }
 
-    fn resolve(&self, parents: &[String]) -> Claimed {
-        match parents.first() {
-            Some(parent) if !parent.is_empty() => {
-                self.roster.by_name(parent).map_or(Claimed::Stranger, Claimed::Node)
-            }
-            _ => Claimed::Registry,
+    /// Whom a node means by these names. For trees that it does not speak of, because it comes from
+    /// a control with fewer of them, it means nobody.
+    fn resolve(&self, parents: &[String]) -> [Claimed; BRANCHES_MAX as usize] {
+        let mut claimed = [Claimed::Stranger; BRANCHES_MAX as usize];
+        for (name, claimed) in parents.iter().zip(&mut claimed) {
+            *claimed = match name.as_str() {
+                "" => Claimed::Registry,
+                name => self.roster.by_name(name).map_or(Claimed::Stranger, Claimed::Node),
+            };
         }
+        claimed
     }
 
     /// Builds trees of what was claimed, then lets the newcomers in.
@@ -314,7 +321,7 @@ impl State {
         for (key, Claims { places, newcomers }) in self.claimed.take().unwrap_or_default() {
             let resolved = |(node, parents): &(NodeId, Vec<String>)| Claim {
                 node: *node,
-                parent: self.resolve(parents),
+                parents: self.resolve(parents),
             };
             let claims: Vec<_> = places.iter().map(resolved).collect();
             self.change_surely(&forest::Event::Restore { key, claims: &claims }, out);
@@ -350,8 +357,9 @@ impl State {
         };
         let skipped = claims.newcomers.len() % claims.places.len().max(1);
         let hosts = claims.places.iter().cycle().skip(skipped).take(claims.places.len());
-        let hosts = hosts.take(UPSTREAMS_MAX as usize).map(|&(host, _)| host).collect();
+        let hosts: Vec<_> = hosts.take(UPSTREAMS_MAX as usize).map(|&(host, _)| host).collect();
         let epoch = self.settings.first_epoch;
+        // The same for all stripes: the node takes blobs whole then.
         self.tell(&Assignment { node, key, epoch, branches: vec![hosts] }, out);
     }
 

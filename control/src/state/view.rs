@@ -13,9 +13,9 @@ pub struct Totals {
     pub attached: u32,
     /// Nodes whose stream broke off.
     pub lost: u32,
-    /// Trees that stand.
+    /// Images that have trees.
     pub trees: u32,
-    /// Places in all trees together.
+    /// Places of nodes, one for each of their images.
     pub places: u32,
 }
 
@@ -26,18 +26,20 @@ impl State {
         nodes.sort_unstable_by(|a, b| a.node.cmp(&b.node));
         api::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            shape: "ft".to_owned(),
+            shape: self.forest.kind().to_string(),
             uptime_s: std::time::Duration::from_millis(now_ms - self.started_ms).as_secs_f64(),
             nodes,
             trees: self.totals().trees,
         }
     }
 
-    /// The trees, by image, each in level order.
+    /// The trees, by image and stripe, each in level order.
     pub fn trees(&self) -> api::Trees {
         let mut keys: Vec<_> = self.forest.keys().collect();
         keys.sort_unstable();
-        api::Trees { trees: keys.into_iter().map(|key| self.tree(key)).collect() }
+        let stripes = self.forest.stripes();
+        let trees = |key| (0..stripes).map(move |stripe| self.tree(key, stripe));
+        api::Trees { trees: keys.into_iter().flat_map(trees).collect() }
     }
 
     /// The hops of which a node has reported.
@@ -67,11 +69,11 @@ impl State {
         totals
     }
 
-    fn tree(&self, key: TreeKey) -> api::Tree {
+    fn tree(&self, key: TreeKey, stripe: u8) -> api::Tree {
         let name = |node: NodeId| self.roster.get(node).map_or("", |node| &node.name).to_owned();
         let address =
             |node: NodeId| self.roster.get(node).map_or("", |node| &node.address).to_owned();
-        let nodes = self.forest.level_order(key).map(|standing| api::TreeNode {
+        let nodes = self.forest.level_order(key, stripe).map(|standing| api::TreeNode {
             node: name(standing.node),
             address: address(standing.node),
             parent: standing.parent.map(name),
@@ -81,7 +83,9 @@ impl State {
         api::Tree {
             image: key.image.to_string(),
             name: self.names.get(&key).cloned().unwrap_or_default(),
-            shape: "ft".to_owned(),
+            shape: self.forest.kind().to_string(),
+            stripe,
+            stripes: self.forest.stripes(),
             epoch: self.forest.epoch(key).unwrap_or_default(),
             nodes: nodes.collect(),
         }

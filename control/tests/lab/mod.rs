@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use xylem_control::server::{Options, Server};
+use xylem_control::tree::ShapeKind;
 use xylem_protocol::pb;
 use xylem_protocol::pb::control_client::ControlClient;
 use xylem_protocol::pb::control_message::Kind as Said;
@@ -38,7 +39,16 @@ impl Control {
     }
 
     pub(crate) async fn start_at(listen: SocketAddr, heartbeat_ms: u32) -> Self {
-        let server = Server::bind(Options { listen, heartbeat_ms, settle_ms: 400 }).await.unwrap();
+        Self::start_with(ShapeKind::Ft, listen, heartbeat_ms).await
+    }
+
+    pub(crate) async fn start_with(
+        shape: ShapeKind,
+        listen: SocketAddr,
+        heartbeat_ms: u32,
+    ) -> Self {
+        let options = Options { shape, listen, heartbeat_ms, settle_ms: 400 };
+        let server = Server::bind(options).await.unwrap();
         let address = server.address();
         let (stop, stopped) = oneshot::channel();
         let stopped = async { drop(stopped.await) };
