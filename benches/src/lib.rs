@@ -8,6 +8,7 @@ pub mod harness;
 pub mod http;
 pub mod pattern;
 pub mod relay;
+pub mod scale;
 pub mod serve;
 pub mod sim;
 pub mod sys;

@@ -45,7 +45,7 @@ enum Command {
     Image(image::Options),
     /// The tests that need real processes and namespaces: all, or those whose name contains NAME
     LabTest(labtest::Options),
-    /// Many relays in a seeded simulation
+    /// Relays and trees under virtual time: many seeds, or one blob to thousands of nodes
     Sim(sim::Options),
     /// Measure our relay beside other ways to relay
     Bench(bench::Args),
@@ -70,7 +70,7 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::run(),
         Command::Image(options) => image::run(&options),
         Command::LabTest(options) => labtest::run(&options),
-        Command::Sim(options) => sim::run(&options, true),
+        Command::Sim(options) => sim::run(&options),
         Command::LabHold => labtest::links::hold(),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Clean => lab::clean::all(),

@@ -49,8 +49,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     step("clippy", &mut || one(run::show(run::cargo().args(clippy))))?;
     step("kernel programs", &mut programs)?;
     step("unit and property tests", &mut || counted(run::cargo().args(["test", "--workspace"])))?;
-    let simulate = sim::Options { seeds: options.seeds, seed: None };
-    step("simulation", &mut || one(sim::run(&simulate, false)))?;
+    step("simulation", &mut || one(sim::seeds(options.seeds)))?;
     if !options.no_lab {
         // Links, not processors, set the pace in a lab: binaries in debug do.
         step("lab tests, binaries in debug", &mut || labtest::all(None, false))?;

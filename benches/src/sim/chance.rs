@@ -3,16 +3,16 @@
 
 /// A source of numbers.
 #[derive(Debug, Clone)]
-pub(super) struct Chance(u64);
+pub(crate) struct Chance(u64);
 
 impl Chance {
     /// The numbers of this seed.
-    pub(super) const fn new(seed: u64) -> Self {
+    pub(crate) const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
     /// The next number.
-    pub(super) const fn number(&mut self) -> u64 {
+    pub(crate) const fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -21,12 +21,12 @@ impl Chance {
     }
 
     /// A number from `low` to `high`, both included.
-    pub(super) const fn within(&mut self, low: u64, high: u64) -> u64 {
+    pub(crate) const fn within(&mut self, low: u64, high: u64) -> u64 {
         low + self.number() % (high - low + 1)
     }
 
     /// A number from `low` to `high` whose magnitude is even: for rates and sizes.
-    pub(super) const fn magnitude(&mut self, low: u64, high: u64) -> u64 {
+    pub(crate) const fn magnitude(&mut self, low: u64, high: u64) -> u64 {
         let bits = self.within(low.ilog2() as u64, high.ilog2() as u64);
         let value = (1 << bits) | (self.number() & ((1 << bits) - 1));
         if value < low {
@@ -39,12 +39,12 @@ impl Chance {
     }
 
     /// An index below `count`.
-    pub(super) fn index(&mut self, count: usize) -> usize {
+    pub(crate) fn index(&mut self, count: usize) -> usize {
         usize::try_from(self.within(0, count as u64 - 1)).expect("an index")
     }
 
     /// Yes in `percent` of 100 cases.
-    pub(super) const fn percent(&mut self, percent: u64) -> bool {
+    pub(crate) const fn percent(&mut self, percent: u64) -> bool {
         self.within(0, 99) < percent
     }
 }

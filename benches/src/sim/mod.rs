@@ -6,7 +6,7 @@
 //! slot would hold. Misfortunes come from the plan: nodes die, connections break, writes fail, the
 //! registry sends wrong bytes, clients stall.
 
-mod chance;
+pub(crate) mod chance;
 mod client;
 mod driver;
 mod net;

@@ -1,0 +1,27 @@
+//! The simulator at scale: the relay of the data plane and the trees of control, unchanged, at
+//! thousands of nodes under virtual time, to see how long a blob takes to be everywhere.
+//!
+//! Beside [`crate::sim`], which looks for faults in few relays under many misfortunes, this one
+//! asks how a tree behaves: how close to the links' own limit, how much at the registry, what a
+//! failure costs. Links, disks, hash threads and control's answers have rates and delays and know
+//! counts, never bytes. Nothing here is measured on a machine: times are virtual, and the same seed
+//! gives the same bytes of output anywhere.
+
+mod agenda;
+mod control;
+mod driver;
+mod fate;
+mod net;
+mod node;
+pub mod report;
+mod run;
+mod scenario;
+mod source;
+mod units;
+mod world;
+
+pub use control::{Shape, ShapeError};
+pub use fate::{Churn, End, Failure, Slow};
+pub use run::{Outcome, Run, run, run_all};
+pub use scenario::{NODES_MAX, Scenario, ScenarioError};
+pub use units::{Rate, Size, UnitError};

@@ -1,0 +1,85 @@
+//! Small runs of the simulator at scale: times are virtual, so they may be compared with formulas.
+//! Each relay of these has its audit, and a run ends in a panic when a byte is lost or made.
+
+use xylem_benches::scale::report::{Figures, csv};
+use xylem_benches::scale::{Churn, End, Failure, Run, Shape, Slow, run, run_all};
+use xylem_control::tree::ShapeKind;
+
+const FT: Shape = Shape::Trees(ShapeKind::Ft);
+const MIB: u64 = 1 << 20;
+/// Not a multiple of anything that a relay works in.
+const SIZE: u64 = 48 * MIB + 12_345;
+/// 1 Gbit/s.
+const RATE: u64 = 125_000_000;
+
+fn burst(shape: Shape, nodes: u32) -> Run {
+    Run::new(shape, nodes, SIZE, RATE)
+}
+
+#[test]
+fn shapes_take_what_their_formulas_say() {
+    for (shape, copies, low, high) in
+        [(FT, 1.0, 2.0, 2.05), (Shape::Chain, 1.0, 1.0, 1.05), (Shape::Registry, 15.0, 15.0, 15.05)]
+    {
+        let outcome = run(burst(shape, 15));
+        let figures = Figures::of(&outcome);
+        assert_eq!(outcome.stored_ns.len(), 15);
+        assert!((low..high).contains(&figures.ratio), "{shape}: {}", figures.ratio);
+        assert!((figures.registry_ratio - copies).abs() < 1e-9, "{shape}");
+        assert_eq!((outcome.duplicate_bytes, outcome.reparentings), (0, 0));
+        assert!((0.1..20.0).contains(&figures.first_byte_ms), "{}", figures.first_byte_ms);
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_and_another_one_others() {
+    let churn = Churn { per_s: 1.0, for_s: 0.5, ends: vec![End::Goodbye, End::Silent] };
+    let of = |seed| Run { seed, churn: Some(churn.clone()), ..burst(FT, 12) };
+    let runs = [of(1), of(2), of(1)];
+    let lines: Vec<String> = run_all(&runs).iter().map(|o| Figures::of(o).json()).collect();
+    assert_eq!(lines[0], lines[2]);
+    assert_ne!(lines[0], lines[1]);
+    let text = csv(&[run(of(1)), run(of(2))]);
+    assert!(text.starts_with("shape,nodes,ratio,registry_ratio,first_byte_ms,"), "{text}");
+    assert_eq!(text.lines().count(), 3);
+}
+
+#[test]
+fn a_parent_that_ends_is_replaced_at_the_own_offset() {
+    for (end, least_ms, most_ms) in [(End::Closed, 0.1, 200.0), (End::Silent, 600.0, 1_000.0)] {
+        let failures = vec![Failure { at: 0.5, share: 0.2, end }];
+        let outcome = run(Run { failures, ..burst(FT, 15) });
+        let figures = Figures::of(&outcome);
+        assert_eq!((outcome.stored_ns.len(), outcome.leaves), (12, 3), "{end:?}");
+        assert!(outcome.reparentings > 0, "{end:?}");
+        assert!(figures.duplicate_ratio < 0.01, "{end:?}: {}", figures.duplicate_ratio);
+        let gap_ms = figures.gap_ms;
+        assert!((least_ms..most_ms).contains(&gap_ms), "{end:?}: {gap_ms}");
+    }
+}
+
+#[test]
+fn nodes_come_and_go_and_all_that_stay_have_the_blob() {
+    let churn =
+        Churn { per_s: 2.0, for_s: 2.0, ends: vec![End::Goodbye, End::Closed, End::Silent] };
+    for shape in [FT, Shape::Chain] {
+        let outcome = run(Run { churn: Some(churn.clone()), ..burst(shape, 12) });
+        assert_eq!(outcome.stored_ns.len(), 12, "{shape}: as many come as go");
+        assert!(outcome.leaves > 20 && outcome.moved > 0, "{shape}");
+    }
+}
+
+#[test]
+fn who_has_the_blob_already_feeds_the_others() {
+    let outcome = run(Run { warm: 7, ..burst(FT, 8) });
+    assert_eq!((outcome.stored_ns.len(), outcome.registry_bytes), (8, 0));
+}
+
+#[test]
+fn a_slow_uplink_holds_up_whoever_is_below() {
+    let slow = Slow { uplinks: 2, share: 0.1 };
+    let chain = Figures::of(&run(Run { slow: Some(slow), ..burst(Shape::Chain, 6) }));
+    assert!((9.9..10.1).contains(&chain.ratio), "{}", chain.ratio);
+    let registry = Figures::of(&run(Run { slow: Some(slow), ..burst(Shape::Registry, 6) }));
+    assert!((6.0..6.1).contains(&registry.ratio), "uplinks are not used: {}", registry.ratio);
+}
