@@ -2,7 +2,7 @@
 //! Each relay of these has its audit, and a run ends in a panic when a byte is lost or made.
 
 use xylem_benches::scale::report::{Figures, csv};
-use xylem_benches::scale::{Churn, End, Failure, Run, Shape, Slow, run, run_all};
+use xylem_benches::scale::{Churn, End, Failure, Mesh, Run, Shape, Size, Slow, run, run_all};
 use xylem_control::tree::ShapeKind;
 
 const FT: Shape = Shape::Trees(ShapeKind::Ft);
@@ -73,6 +73,19 @@ fn nodes_come_and_go_and_all_that_stay_have_the_blob() {
 fn who_has_the_blob_already_feeds_the_others() {
     let outcome = run(Run { warm: 7, ..burst(FT, 8) });
     assert_eq!((outcome.stored_ns.len(), outcome.registry_bytes), (8, 0));
+}
+
+#[test]
+fn a_mesh_brings_all_pieces_to_all_and_is_behind_its_bound() {
+    let mesh = Mesh { piece: Size(MIB), ..Mesh::default() };
+    let of = |seed| run(Run { mesh, seed, ..burst(Shape::Mesh, 15) });
+    let figures = Figures::of(&of(1));
+    assert_eq!(of(1).stored_ns.len(), 15);
+    assert!((1.1..2.0).contains(&figures.ratio), "{}", figures.ratio);
+    assert!((1.0..2.0).contains(&figures.registry_ratio), "{}", figures.registry_ratio);
+    assert_eq!(figures.json(), Figures::of(&of(1)).json());
+    let warm = run(Run { mesh, warm: 5, ..burst(Shape::Mesh, 3) });
+    assert_eq!(warm.stored_ns.len(), 3);
 }
 
 #[test]

@@ -55,7 +55,8 @@ struct AtScale {
     /// Of the registry's link, where it is another
     #[arg(long, value_name = "RATE")]
     registry_rate: Option<Rate>,
-    /// How nodes get the blob from each other: ft, chain, registry; may be several [default: ft]
+    /// How nodes get the blob from each other, may be several: ft, chain, registry, or mesh, a
+    /// model of a mesh that stores and forwards pieces [default: ft]
     #[arg(long, value_name = "SHAPE,…", value_delimiter = ',')]
     shape: Option<Vec<Shape>>,
     /// Print one line of JSON for each run

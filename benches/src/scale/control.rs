@@ -20,10 +20,12 @@ pub enum Shape {
     Chain,
     /// Each node reads the registry.
     Registry,
+    /// A model of a mesh that stores and forwards pieces.
+    Mesh,
 }
 
 impl Shape {
-    const ALL: [Self; 3] = [Self::Trees(ShapeKind::Ft), Self::Chain, Self::Registry];
+    const ALL: [Self; 4] = [Self::Trees(ShapeKind::Ft), Self::Chain, Self::Registry, Self::Mesh];
 
     /// How it is written.
     pub const fn name(self) -> &'static str {
@@ -31,6 +33,7 @@ impl Shape {
             Self::Trees(kind) => kind.name(),
             Self::Chain => "chain",
             Self::Registry => "registry",
+            Self::Mesh => "mesh",
         }
     }
 }
@@ -94,7 +97,8 @@ impl Control {
         let plan = match shape {
             Shape::Trees(kind) => Plan::Forest(Forest::new(kind, 0)),
             Shape::Chain => Plan::Chain(Vec::new()),
-            Shape::Registry => Plan::Registry,
+            // Nobody asks control for a place in a mesh.
+            Shape::Registry | Shape::Mesh => Plan::Registry,
         };
         Self { plan, parents: Vec::new(), leaves: 0, moved: 0 }
     }

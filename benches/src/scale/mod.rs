@@ -11,6 +11,7 @@ mod agenda;
 mod control;
 mod driver;
 mod fate;
+mod mesh;
 mod net;
 mod node;
 pub mod report;
@@ -22,6 +23,7 @@ mod world;
 
 pub use control::{Shape, ShapeError};
 pub use fate::{Churn, End, Failure, Slow};
+pub use mesh::Mesh;
 pub use run::{Outcome, Run, run, run_all};
 pub use scenario::{NODES_MAX, Scenario, ScenarioError};
 pub use units::{Rate, Size, UnitError};

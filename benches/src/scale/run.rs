@@ -7,6 +7,7 @@ use std::thread;
 
 use super::control::Shape;
 use super::fate::{Churn, Failure, Slow};
+use super::mesh::{self, Mesh};
 use super::net::Buffers;
 use super::node::{Node, Times};
 use super::world::{FLOW, REGISTRY, World};
@@ -42,6 +43,8 @@ pub struct Run {
     pub failures: Vec<Failure>,
     /// How nodes come and go.
     pub churn: Option<Churn>,
+    /// How a mesh works, where the shape is one.
+    pub mesh: Mesh,
     /// Bytes of the blob.
     pub size: u64,
     /// Of each node's uplink, and of its downlink.
@@ -84,6 +87,7 @@ impl Run {
             slow: None,
             failures: Vec::new(),
             churn: None,
+            mesh: Mesh::default(),
             size,
             rate,
             registry_rate: rate,
@@ -149,6 +153,24 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// That of a run in which nothing has happened.
+    pub(super) const fn nothing(run: Run) -> Self {
+        Self {
+            run,
+            first_bytes_ns: Vec::new(),
+            stored_ns: Vec::new(),
+            usual_ns: Vec::new(),
+            gaps_ns: Vec::new(),
+            registry_bytes: 0,
+            duplicate_bytes: 0,
+            reparentings: 0,
+            leaves: 0,
+            moved: 0,
+            detached: 0,
+            steps: 0,
+        }
+    }
+
     /// The longest time from a node's request to its having the blob; 0 if nobody has it.
     pub fn makespan_ns(&self) -> u64 {
         self.stored_ns.last().copied().unwrap_or(0)
@@ -161,6 +183,9 @@ impl Outcome {
 /// If a byte is lost or made, or nothing moves any more: both are faults in what is simulated, or
 /// in the simulation.
 pub fn run(run: Run) -> Outcome {
+    if run.shape == Shape::Mesh {
+        return mesh::play(run);
+    }
     let mut world = World::new(run);
     world.play();
     world.assert_conserved();
@@ -235,7 +260,7 @@ impl World {
     }
 }
 
-fn sorted(times: impl Iterator<Item = u64>) -> Vec<u64> {
+pub(super) fn sorted(times: impl Iterator<Item = u64>) -> Vec<u64> {
     let mut times: Vec<u64> = times.collect();
     times.sort_unstable();
     times

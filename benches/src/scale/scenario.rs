@@ -6,6 +6,7 @@ use xylem_control::tree::ShapeKind;
 
 use super::control::Shape;
 use super::fate::{Churn, Failure, Slow};
+use super::mesh::Mesh;
 use super::run::{MS_NS, Run, ns};
 use super::units::{Rate, Size};
 
@@ -42,6 +43,8 @@ pub struct Scenario {
     pub failures: Vec<Failure>,
     /// How nodes come and go.
     pub churn: Option<Churn>,
+    /// How a mesh works.
+    pub mesh: Mesh,
 }
 
 impl Default for Scenario {
@@ -60,6 +63,7 @@ impl Default for Scenario {
             slow: None,
             failures: Vec::new(),
             churn: None,
+            mesh: Mesh::default(),
         }
     }
 }
@@ -80,6 +84,9 @@ pub enum ScenarioError {
         /// Most.
         max: f64,
     },
+    /// The model of a mesh knows no failures.
+    #[error("no node of the mesh's model fails or leaves: take it out of shapes")]
+    Mesh,
     /// A list is empty.
     #[error("no {0} to simulate")]
     Empty(&'static str),
@@ -128,6 +135,16 @@ impl Scenario {
         }
         within("delay_ms", self.delay_ms, 0.0..=1_000.0)?;
         within("control_ms", self.control_ms, 0.0..=10_000.0)?;
+        let Mesh { piece, peers, uploads, announce_ms, tracker_ms } = self.mesh;
+        within("mesh.piece in bytes", piece.0 as f64, 65_536.0..=f64::from(1 << 30))?;
+        within("mesh.peers", f64::from(peers), 2.0..=1_000.0)?;
+        within("mesh.uploads", f64::from(uploads), 1.0..=1_000.0)?;
+        within("mesh.announce_ms", f64::from(announce_ms), 0.0..=60_000.0)?;
+        within("mesh.tracker_ms", f64::from(tracker_ms), 0.0..=60_000.0)?;
+        if self.shapes.contains(&Shape::Mesh) && (self.churn.is_some() || !self.failures.is_empty())
+        {
+            return Err(ScenarioError::Mesh);
+        }
         self.check_fate()
     }
 
@@ -166,6 +183,7 @@ impl Scenario {
             slow: self.slow,
             failures: self.failures.clone(),
             churn: self.churn.clone(),
+            mesh: self.mesh,
             delay_ns: ms(self.delay_ms),
             control_ns: ms(self.control_ms),
             ..Run::new(shape, nodes, self.size.0, self.rate.0)
