@@ -1,5 +1,5 @@
-//! A model of a mesh that stores and forwards pieces, to compare with: what registries' peer-to-peer
-//! helpers and BitTorrent do, at its best. It is none of our code and no copy of theirs.
+//! A model of a mesh that stores and forwards pieces, to compare with: what peer-to-peer helpers of
+//! registries and BitTorrent do, at its best. It is none of our code and no copy of theirs.
 //!
 //! Each node has some neighbours of chance, the registry is one of them to a few. A node asks each
 //! neighbour for one piece at a time: of those that it knows the neighbour to have, the one that
