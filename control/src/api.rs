@@ -78,8 +78,10 @@ pub struct TreeNode {
     pub parent: Option<String>,
     /// Who reads from it, left before right.
     pub children: Vec<String>,
-    /// Edges to the root.
+    /// Edges to who reads the registry.
     pub level: u32,
+    /// Whether it has all of the image.
+    pub complete: bool,
 }
 
 /// `GET /api/v1/hops`.

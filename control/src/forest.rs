@@ -1,15 +1,20 @@
 //! Trees for each image, of one shape: events about nodes and images in, places of nodes out. Pure:
 //! no clock, name, address or message.
 
+mod feed;
+mod group;
 mod planted;
+mod restore;
+mod tell;
 
 use std::collections::{BTreeSet, HashMap};
 
 use xylem_protocol::Digest;
 
 use crate::limits::{BRANCHES_MAX, TREES_MAX, TREES_PER_NODE_MAX};
+use crate::placement::{Nodes, Zone};
 use crate::tree::shape::Shape;
-use crate::tree::{self, Above, Edge, ShapeKind, TreeError};
+use crate::tree::{self, ShapeKind, TreeError};
 use planted::Planted;
 
 const _: () = assert!(BRANCHES_MAX == tree::BRANCHES_MAX as u32);
@@ -43,6 +48,10 @@ pub struct Claim {
     pub node: NodeId,
     /// Below whom in each tree; what is beyond the trees of the shape is ignored.
     pub parents: [Claimed; BRANCHES_MAX as usize],
+    /// The group of its assignment; 0: it knows of none.
+    pub group: u64,
+    /// Whether it has all of the image.
+    pub complete: bool,
 }
 
 /// All that can happen to trees.
@@ -72,6 +81,20 @@ pub enum Event<'a> {
         /// Who.
         node: NodeId,
     },
+    /// A node has all of an image.
+    Complete {
+        /// Who.
+        node: NodeId,
+        /// Of which image.
+        key: TreeKey,
+    },
+    /// A node's uplink was found to be slow, or is to be tried again.
+    Uplink {
+        /// Whose.
+        node: NodeId,
+        /// Which.
+        slow: bool,
+    },
     /// Nodes that hold places in one tree, from before this forest knew of it.
     Restore {
         /// Which tree.
@@ -90,6 +113,8 @@ pub struct Assignment {
     pub key: TreeKey,
     /// Grows with each change in the forest.
     pub epoch: u64,
+    /// Number of the node's group.
+    pub group: u64,
     /// For each tree parent, grandparent and so on, a leaf's parent in the other tree last, at most
     /// [`UPSTREAMS_MAX`](crate::limits::UPSTREAMS_MAX); empty at the root.
     pub branches: Vec<Vec<NodeId>>,
@@ -118,9 +143,8 @@ pub struct Forest {
     kind: ShapeKind,
     trees: HashMap<TreeKey, Planted>,
     memberships: HashMap<NodeId, BTreeSet<TreeKey>>,
+    nodes: Nodes,
     epoch: u64,
-    /// Scratch for the edges of one change.
-    edges: Vec<Edge>,
 }
 
 /// One node in one tree, for people to look at.
@@ -132,8 +156,12 @@ pub struct Standing {
     pub parent: Option<NodeId>,
     /// Left before right.
     pub children: Vec<NodeId>,
-    /// Edges to the root.
+    /// Edges to the registry's reader.
     pub level: u32,
+    /// Number of its group.
+    pub group: u64,
+    /// Whether it has all of the image.
+    pub complete: bool,
 }
 
 impl Forest {
@@ -141,7 +169,42 @@ impl Forest {
     /// of before.
     pub fn new(kind: ShapeKind, epoch: u64) -> Self {
         let (trees, memberships) = (HashMap::new(), HashMap::new());
-        Self { kind, trees, memberships, epoch, edges: Vec::new() }
+        Self { kind, trees, memberships, nodes: Nodes::new(epoch), epoch }
+    }
+
+    /// Lets time pass: what depends on it is done, and later events happen at that time.
+    pub fn tick(&mut self, now_ms: u64, out: &mut Vec<Assignment>) {
+        self.nodes.now_ms = now_ms;
+        let keys: Vec<_> = self.trees.keys().copied().collect();
+        for key in keys {
+            self.change(key, BTreeSet::new(), out, |planted, nodes| {
+                planted.tick(nodes);
+                Ok(())
+            })
+            .unwrap_or_default();
+        }
+    }
+
+    /// Says where a node is. What it fed and read before stays.
+    pub fn set_zone(&mut self, node: NodeId, zone: Zone) {
+        let before = self.nodes.zone(node);
+        self.nodes.set_zone(node, zone);
+        for key in self.memberships.get(&node).into_iter().flatten() {
+            if let Some(planted) = self.trees.get_mut(key) {
+                planted.pool.set_idle(before, node, false);
+                planted.refresh_idle(node, &self.nodes);
+            }
+        }
+    }
+
+    /// What a node sends of all images, in halves of what it receives of one.
+    pub fn load(&self, node: NodeId) -> u32 {
+        self.nodes.load(node)
+    }
+
+    /// Whether a node's uplink was found to be slow.
+    pub fn is_slow(&self, node: NodeId) -> bool {
+        self.nodes.is_slow(node)
     }
 
     /// Which shape the trees have.
@@ -172,6 +235,16 @@ impl Forest {
                 self.moved(node, out);
                 Ok(())
             }
+            Event::Complete { node, key } => {
+                if let Some(planted) = self.trees.get_mut(&key) {
+                    planted.complete(node, &mut self.nodes);
+                }
+                Ok(())
+            }
+            Event::Uplink { node, slow } => {
+                self.uplink(node, slow, out);
+                Ok(())
+            }
             Event::Restore { key, claims } => {
                 self.restore(key, claims, out);
                 Ok(())
@@ -196,7 +269,7 @@ impl Forest {
 
     /// Nodes in each tree of an image.
     pub fn len(&self, key: TreeKey) -> u32 {
-        self.trees.get(&key).map_or(0, |tree| tree.shape.len())
+        self.trees.get(&key).map_or(0, Planted::len)
     }
 
     /// Whether that node is in the trees of that image.
@@ -225,15 +298,14 @@ impl Forest {
         key: TreeKey,
         out: &mut Vec<Assignment>,
     ) -> Result<(), ForestError> {
-        let mut near = BTreeSet::new();
-        if !self.is_member(node, key) {
-            self.check_room(node, key)?;
-            near = self.place(node, key)?;
-            self.advance(key);
+        if self.is_member(node, key) {
+            self.tell(key, [node], true, out);
+            return Ok(());
         }
-        near.remove(&node);
-        self.tell(key, [node], true, out);
-        self.tell(key, near, false, out);
+        self.check_room(node, key)?;
+        self.trees.entry(key).or_insert_with(|| Planted::new(self.kind));
+        self.change(key, BTreeSet::from([node]), out, |planted, nodes| planted.join(node, nodes))?;
+        self.memberships.entry(node).or_default().insert(key);
         Ok(())
     }
 
@@ -243,10 +315,11 @@ impl Forest {
         key: TreeKey,
         out: &mut Vec<Assignment>,
     ) -> Result<(), ForestError> {
-        let planted = self.trees.get_mut(&key).ok_or(ForestError::NotMember)?;
-        planted.place(node).ok_or(ForestError::NotMember)?;
-        let near = planted.leave(node, &mut self.edges)?;
-        if planted.shape.is_empty() {
+        if !self.is_member(node, key) {
+            return Err(ForestError::NotMember);
+        }
+        self.change(key, BTreeSet::new(), out, |planted, nodes| planted.leave(node, nodes))?;
+        if self.len(key) == 0 {
             self.trees.remove(&key);
         }
         if let Some(keys) = self.memberships.get_mut(&node) {
@@ -255,8 +328,6 @@ impl Forest {
                 self.memberships.remove(&node);
             }
         }
-        self.advance(key);
-        self.tell(key, near, false, out);
         Ok(())
     }
 
@@ -269,50 +340,47 @@ impl Forest {
         }
     }
 
+    fn uplink(&mut self, node: NodeId, slow: bool, out: &mut Vec<Assignment>) {
+        if self.nodes.is_slow(node) == slow {
+            return;
+        }
+        self.nodes.set_slow(node, slow);
+        for key in self.memberships.get(&node).cloned().unwrap_or_default() {
+            self.change(key, BTreeSet::new(), out, |planted, nodes| {
+                if slow {
+                    planted.demote(node, nodes);
+                } else {
+                    planted.refresh_idle(node, nodes);
+                }
+                Ok(())
+            })
+            .unwrap_or_default();
+        }
+    }
+
     fn restore(&mut self, key: TreeKey, claims: &[Claim], out: &mut Vec<Assignment>) {
         let mut asked = BTreeSet::new();
         let mut coming: Vec<Claim> = Vec::new();
-        let mut fellows: HashMap<NodeId, u32> = HashMap::new();
         for &claim in claims {
             let node = claim.node;
-            if self.is_member(node, key) {
-                asked.insert(node);
-            } else if self.check_room(node, key).is_ok() && !fellows.contains_key(&node) {
-                fellows.insert(node, u32::try_from(coming.len()).unwrap_or(u32::MAX));
-                coming.push(claim);
-                asked.insert(node);
+            let is_member = self.is_member(node, key);
+            if is_member || self.check_room(node, key).is_ok() {
+                let is_new = asked.insert(node) && !is_member;
+                coming.extend(is_new.then_some(claim));
             }
         }
-        let mut near = BTreeSet::new();
         if !coming.is_empty() {
-            let planted = self.trees.entry(key).or_insert_with(|| Planted::new(self.kind));
-            let above = |claimed| match claimed {
-                Claimed::Registry => Above::Registry,
-                Claimed::Stranger => Above::Stranger,
-                Claimed::Node(node) => match (planted.place(node), fellows.get(&node)) {
-                    (Some(place), _) => Above::Member(place),
-                    (None, Some(&fellow)) => Above::Fellow(fellow),
-                    (None, None) => Above::Stranger,
-                },
-            };
-            let above: Vec<tree::Claim> =
-                coming.iter().map(|claim| claim.parents.map(above)).collect();
-            self.edges.clear();
-            let places = planted.shape.restore(&above, &mut self.edges);
-            for (claim, place) in coming.iter().zip(places) {
-                if let Ok(place) = place {
-                    planted.settle(claim.node, place);
-                    self.memberships.entry(claim.node).or_default().insert(key);
-                }
-            }
-            near = planted.near(&self.edges);
+            self.trees.entry(key).or_insert_with(|| Planted::new(self.kind));
         }
-        for node in &asked {
-            near.remove(node);
+        self.change(key, asked, out, |planted, nodes| {
+            planted.restore(&coming, nodes);
+            Ok(())
+        })
+        .unwrap_or_default();
+        let Some(planted) = self.trees.get(&key) else { return };
+        for claim in coming.iter().filter(|claim| planted.members.contains_key(&claim.node)) {
+            self.memberships.entry(claim.node).or_default().insert(key);
         }
-        self.advance(key);
-        self.tell(key, asked, true, out);
-        self.tell(key, near, false, out);
     }
 
     fn check_room(&self, node: NodeId, key: TreeKey) -> Result<(), ForestError> {
@@ -325,14 +393,24 @@ impl Forest {
         }
     }
 
-    /// Adds a node that is not in the trees; answers who else may have to be told.
-    fn place(&mut self, node: NodeId, key: TreeKey) -> Result<BTreeSet<NodeId>, TreeError> {
-        let planted = self.trees.entry(key).or_insert_with(|| Planted::new(self.kind));
-        self.edges.clear();
-        let place = planted.shape.join(&mut self.edges)?;
-        planted.settle(node, place);
-        self.memberships.entry(node).or_default().insert(key);
-        Ok(planted.near(&self.edges))
+    /// Changes an image's trees and tells those who asked, and all whose upstreams have changed.
+    fn change(
+        &mut self,
+        key: TreeKey,
+        asked: BTreeSet<NodeId>,
+        out: &mut Vec<Assignment>,
+        change: impl FnOnce(&mut Planted, &mut Nodes) -> Result<(), TreeError>,
+    ) -> Result<(), TreeError> {
+        let Some(planted) = self.trees.get_mut(&key) else { return Ok(()) };
+        change(planted, &mut self.nodes)?;
+        let near = planted.take_near();
+        if !near.is_empty() || !asked.is_empty() {
+            self.advance(key);
+            let near: Vec<_> = near.difference(&asked).copied().collect();
+            self.tell(key, asked, true, out);
+            self.tell(key, near, false, out);
+        }
+        Ok(())
     }
 
     fn advance(&mut self, key: TreeKey) {
@@ -354,8 +432,10 @@ impl Forest {
         let Some(planted) = self.trees.get_mut(&key) else { return };
         let epoch = planted.epoch;
         out.extend(nodes.into_iter().filter_map(|node| {
-            let branches = planted.news(node, asked)?;
-            Some(Assignment { node, key, epoch, branches })
+            let news = planted.news(node, asked)?;
+            let branches = news.branches.iter().take(usize::from(planted.trees().end));
+            let branches = branches.map(|branch| branch.as_slice().to_vec()).collect();
+            Some(Assignment { node, key, epoch, group: news.group, branches })
         }));
     }
 }

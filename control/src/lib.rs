@@ -7,6 +7,7 @@ pub mod api;
 pub mod cli;
 pub mod forest;
 pub mod limits;
+pub mod placement;
 pub mod server;
 pub mod state;
 pub mod tree;

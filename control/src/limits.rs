@@ -21,6 +21,16 @@ pub const UPSTREAMS_MAX: u32 = 3;
 /// Most branches of one assignment: trees of one image, each for a stripe of its blobs.
 pub const BRANCHES_MAX: u32 = 2;
 
+/// How long a group of nodes takes newcomers, ms. Those who come together are put together; who
+/// comes when others are half through is not put above them.
+pub const GROUP_OPEN_MS: u64 = 2_000;
+
+/// How long a group is left with the node that feeds it, ms, if that one sends too much.
+pub const REFEED_MS_MIN: u64 = 1_000;
+
+/// Most idle seeds that are compared for one newcomer.
+pub const SEEDS_LOOKED_AT_MAX: u32 = 1024;
+
 /// Most hop reports in one message.
 pub const REPORTS_MAX: u32 = 256;
 
@@ -141,7 +151,7 @@ const FRAMING: usize = 6;
 /// `sha256:` and 64 digits.
 const DIGEST_TEXT: usize = 71;
 const PARENTS: usize = BRANCHES_MAX as usize * (shared::NODE_NAME_MAX + FRAMING);
-const MEMBERSHIP: usize = DIGEST_TEXT + shared::REPOSITORY_MAX + PARENTS + 3 * FRAMING + 10;
+const MEMBERSHIP: usize = DIGEST_TEXT + shared::REPOSITORY_MAX + PARENTS + 3 * FRAMING + 24;
 const REPORT: usize = 2 * shared::NODE_NAME_MAX + 18 * (FRAMING + 10);
 const HELLO: usize =
     shared::NODE_NAME_MAX + ADDRESS_MAX as usize + 2 * LABEL_MAX as usize + 5 * FRAMING;

@@ -1,12 +1,13 @@
 //! The forest: who is told what when nodes come, go, and come back with places from before.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use proptest::prelude::*;
 use xylem_control::forest::{
     Assignment, Claim, Claimed, Event, Forest, ForestError, NodeId, Standing, TreeKey,
 };
 use xylem_control::limits::{TREES_PER_NODE_MAX, UPSTREAMS_MAX};
+use xylem_control::placement::Zone;
 use xylem_control::tree::ShapeKind;
 use xylem_protocol::Digest;
 
@@ -22,6 +23,7 @@ struct Told {
     heard: HashMap<(NodeId, TreeKey), Assignment>,
     /// How many assignments the latest event cost.
     told: usize,
+    now_ms: u64,
 }
 
 impl Told {
@@ -30,10 +32,17 @@ impl Told {
     }
 
     fn of(kind: ShapeKind, epoch: u64) -> Self {
-        Self { forest: Forest::new(kind, epoch), heard: HashMap::new(), told: 0 }
+        Self { forest: Forest::new(kind, epoch), heard: HashMap::new(), told: 0, now_ms: 0 }
     }
 
     fn apply(&mut self, event: &Event<'_>) -> Result<(), ForestError> {
+        self.hear(event)?;
+        self.check();
+        Ok(())
+    }
+
+    /// The same, without looking at everything afterwards.
+    fn hear(&mut self, event: &Event<'_>) -> Result<(), ForestError> {
         let mut out = Vec::new();
         let epochs: HashMap<_, _> =
             self.forest.keys().map(|key| (key, self.forest.epoch(key))).collect();
@@ -50,9 +59,14 @@ impl Told {
                 Event::Join { node, .. } => *node == at.0,
                 Event::Moved { node } => branches.iter().flatten().any(|above| above == node),
                 Event::Restore { claims, .. } => claims.iter().any(|claim| claim.node == at.0),
-                Event::Leave { .. } | Event::Down { .. } => false,
+                Event::Leave { .. }
+                | Event::Down { .. }
+                | Event::Complete { .. }
+                | Event::Uplink { .. } => false,
             };
-            let same = before.is_some_and(|before| before.branches == branches);
+            let group = self.heard[&at].group;
+            let same =
+                before.is_some_and(|before| (before.branches, before.group) == (branches, group));
             assert!(needed || !same, "{event:?} told {at:?} nothing new");
             if !same {
                 assert_eq!(self.forest.epoch(at.1), Some(epoch));
@@ -62,10 +76,20 @@ impl Told {
         match *event {
             Event::Leave { node, key } => drop(self.heard.remove(&(node, key))),
             Event::Down { node } => self.heard.retain(|at, _| at.0 != node),
-            Event::Join { .. } | Event::Moved { .. } | Event::Restore { .. } => {}
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.now_ms += ms;
+        let mut out = Vec::new();
+        self.forest.tick(self.now_ms, &mut out);
+        self.told = out.len();
+        for assignment in out {
+            self.heard.insert((assignment.node, assignment.key), assignment);
         }
         self.check();
-        Ok(())
     }
 
     fn join(&mut self, node: u32, tree: u32) {
@@ -84,12 +108,17 @@ impl Told {
                 (0..self.forest.stripes()).map(|tree| self.tree(key, tree)).collect();
             members += trees[0].len();
             assert!(!trees[0].is_empty(), "empty trees are dropped");
+            let groups = |tree: &HashMap<NodeId, Standing>| -> BTreeMap<NodeId, u64> {
+                tree.iter().map(|(node, standing)| (*node, standing.group)).collect()
+            };
             for (tree, standings) in trees.iter().enumerate() {
+                assert_eq!(groups(standings), groups(&trees[0]), "in each tree the same groups");
                 assert_eq!(standings.len(), trees[0].len(), "each node once in each tree");
                 for (node, standing) in standings {
                     let told = &self.heard[&(*node, key)].branches;
                     assert_eq!(told.len(), trees.len());
                     assert_eq!(told[tree], expected(&trees, tree, standing), "{node:?}");
+                    assert_eq!(self.heard[&(*node, key)].group, standing.group);
                     assert!(self.forest.is_member(*node, key));
                 }
                 let upstreams = |node| self.heard[&(node, key)].branches[tree].clone();
@@ -97,6 +126,29 @@ impl Told {
             }
         }
         assert_eq!(self.heard.len(), members);
+        self.check_loads();
+    }
+
+    /// What everybody sends, in halves of an image.
+    fn loads(&self) -> HashMap<NodeId, u32> {
+        let mut loads: HashMap<NodeId, u32> = HashMap::new();
+        for key in self.forest.keys() {
+            let stripes = self.forest.stripes();
+            for at in (0..stripes).flat_map(|tree| self.forest.level_order(key, tree)) {
+                if let Some(parent) = at.parent.filter(|_| !at.complete) {
+                    *loads.entry(parent).or_default() += 2 / u32::from(stripes);
+                }
+            }
+        }
+        loads
+    }
+
+    fn check_loads(&self) {
+        let loads = self.loads();
+        for &(node, _) in self.heard.keys() {
+            let load = loads.get(&node).copied().unwrap_or_default();
+            assert_eq!(self.forest.load(node), load, "{node:?}");
+        }
     }
 
     /// One tree, looked at from all sides.
@@ -105,7 +157,8 @@ impl Told {
         let standings: HashMap<_, _> = order.iter().map(|at| (at.node, at.clone())).collect();
         assert_eq!(standings.len(), order.len(), "each node once");
         for standing in &order {
-            assert!(standing.children.len() <= 2);
+            let own = |child: &&NodeId| standings[*child].group == standing.group;
+            assert!(standing.children.iter().filter(own).count() <= 2);
             let is_parent = |child| standings[child].parent == Some(standing.node);
             assert!(standing.children.iter().all(is_parent));
             assert_eq!(above(&standings, standing).len(), standing.level as usize, "no circle");
@@ -129,7 +182,9 @@ impl Told {
                 {
                     *parent = claimed(branch.first().copied());
                 }
-                Claim { node, parents }
+                let at = self.forest.level_order(key(tree), 0).find(|at| at.node == node);
+                let (group, complete) = at.map(|at| (at.group, at.complete)).unwrap();
+                Claim { node, parents, group, complete }
             })
             .collect();
         claims.sort_unstable_by_key(|claim| claim.node);
@@ -145,9 +200,10 @@ fn above(tree: &HashMap<NodeId, Standing>, standing: &Standing) -> Vec<NodeId> {
 /// What a node is to be told for one tree.
 fn expected(trees: &[HashMap<NodeId, Standing>], tree: usize, standing: &Standing) -> Vec<NodeId> {
     let mut expected = above(&trees[tree], standing);
-    let is_leaf = standing.children.is_empty() && standing.parent.is_some();
+    let own = |node: &NodeId| trees[tree][node].group == standing.group;
+    let is_leaf = standing.parent.as_ref().is_some_and(own) && !standing.children.iter().any(own);
     let other = trees.get(1 - tree).filter(|_| is_leaf);
-    let aside = other.and_then(|other| other[&standing.node].parent);
+    let aside = other.and_then(|other| other[&standing.node].parent).filter(own);
     expected.truncate(UPSTREAMS_MAX as usize - usize::from(aside.is_some()));
     expected.extend(aside.filter(|aside| !expected.contains(aside)));
     expected
@@ -170,11 +226,15 @@ fn assert_no_circle(mut nodes: HashSet<NodeId>, upstreams: impl Fn(NodeId) -> Ve
 }
 
 fn claim(node: u32, parent: u32) -> Claim {
-    Claim { node: NodeId(node), parents: [Claimed::Node(NodeId(parent)); 2] }
+    claimed(node, Claimed::Node(NodeId(parent)))
 }
 
 fn root(node: u32) -> Claim {
-    Claim { node: NodeId(node), parents: [Claimed::Registry; 2] }
+    claimed(node, Claimed::Registry)
+}
+
+fn claimed(node: u32, parent: Claimed) -> Claim {
+    Claim { node: NodeId(node), parents: [parent; 2], group: 0, complete: false }
 }
 
 #[test]
@@ -208,24 +268,19 @@ fn a_leave_tells_those_below() {
 #[test]
 fn a_change_of_twin_trees_is_told_to_few() {
     let mut told = Told::of(ShapeKind::Twin, 0);
-    for node in 0..1000 {
-        told.forest
-            .apply(&Event::Join { node: NodeId(node), key: key(0) }, &mut Vec::new())
-            .unwrap();
-    }
-    // From here on all that is told is heard.
-    let claims =
-        told.parents(0).into_keys().map(|node| Claim { node, parents: [Claimed::Stranger; 2] });
-    told.restore(0, &claims.collect::<Vec<_>>());
+    let join = |node| Event::Join { node: NodeId(node), key: key(0) };
+    (0..1000).for_each(|node| told.hear(&join(node)).unwrap());
+    told.check();
     let (mut joins, mut leaves) = (0, 0);
     for round in 0..100 {
-        told.join(1000 + round, 0);
+        told.hear(&join(1000 + round)).unwrap();
         joins += told.told;
         assert!(told.told <= 16, "{}", told.told);
-        told.apply(&Event::Leave { node: NodeId(round * 7), key: key(0) }).unwrap();
+        told.hear(&Event::Leave { node: NodeId(round * 7), key: key(0) }).unwrap();
         leaves += told.told;
         assert!(told.told <= 80, "{}", told.told);
     }
+    told.check();
     assert!(joins <= 400 && leaves <= 2000, "{joins} and {leaves}");
 }
 
@@ -300,7 +355,7 @@ fn a_missing_node_costs_only_its_children() {
 #[test]
 fn a_missing_root_is_followed_by_the_largest_remainder() {
     let mut told = Told::new(0);
-    let stranger = Claim { node: NodeId(5), parents: [Claimed::Stranger; 2] };
+    let stranger = claimed(5, Claimed::Stranger);
     told.restore(0, &[stranger, claim(2, 9), claim(3, 2), claim(4, 2), claim(6, 9), claim(7, 6)]);
     let parents = told.parents(0);
     assert_eq!(parents[&NodeId(2)], None);
@@ -349,7 +404,7 @@ proptest! {
     fn any_claims_make_a_tree(
         kind in kinds(),
         joined in 0_u32..10,
-        claims in prop::collection::vec((0_u32..40, 0_u32..45, 0_u32..45), 0..60),
+        claims in prop::collection::vec((0_u32..40, 0_u32..45, 0_u32..45, 0_u64..8), 0..60),
     ) {
         let mut told = Told::of(kind, 0);
         (0..joined).for_each(|node| told.join(node, 0));
@@ -360,7 +415,12 @@ proptest! {
         };
         let claims: Vec<_> = claims
             .into_iter()
-            .map(|(node, a, b)| Claim { node: NodeId(node), parents: [claimed(a), claimed(b)] })
+            .map(|(node, a, b, group)| Claim {
+                node: NodeId(node),
+                parents: [claimed(a), claimed(b)],
+                group: group / 2,
+                complete: group % 2 == 1,
+            })
             .collect();
         told.restore(0, &claims);
         let expected: HashSet<_> =
@@ -371,9 +431,10 @@ proptest! {
     #[test]
     fn everybody_knows_the_upstreams_under_churn(
         kind in kinds(),
-        events in prop::collection::vec((0_u32..30, 0_u32..3, 0_u32..9), 0..250),
+        events in prop::collection::vec((0_u32..30, 0_u32..3, 0_u32..14), 0..250),
     ) {
         let mut told = Told::of(kind, 0);
+        (0..30).for_each(|node| told.forest.set_zone(NodeId(node), Zone(u64::from(node % 3))));
         for (node, tree, kind) in events {
             let (node, key) = (NodeId(node), key(tree));
             let claims = told.claims(tree);
@@ -382,6 +443,12 @@ proptest! {
                 4..=5 => Event::Leave { node, key },
                 6 => Event::Moved { node },
                 7 => Event::Restore { key, claims: &claims },
+                8..=10 => Event::Complete { node, key },
+                11 => Event::Uplink { node, slow: tree > 0 },
+                12 => {
+                    told.pass(700);
+                    continue;
+                }
                 _ => Event::Down { node },
             };
             let result = told.apply(&event);
@@ -396,10 +463,12 @@ proptest! {
         leavers in prop::collection::vec(0_u32..120, 0..60),
     ) {
         let mut before = Told::new(0);
-        (0..120).for_each(|node| before.join(node, 0));
+        let join = |node| Event::Join { node: NodeId(node), key: key(0) };
+        (0..120).for_each(|node| before.hear(&join(node)).unwrap());
         for node in leavers {
-            before.apply(&Event::Down { node: NodeId(node) }).unwrap();
+            before.hear(&Event::Down { node: NodeId(node) }).unwrap();
         }
+        before.check();
         let mut after = Told::new(0);
         after.restore(0, &before.claims(0));
         prop_assert_eq!(after.parents(0), before.parents(0));

@@ -37,15 +37,23 @@ struct World {
 impl World {
     /// A control that is past its settling.
     fn new() -> Self {
-        let mut world = Self::settling(1);
+        Self::of(ShapeKind::Ft)
+    }
+
+    fn of(shape: ShapeKind) -> Self {
+        let mut world = Self::settling_with(shape, 1);
         world.pass(10 * u64::from(HEARTBEAT_MS));
         world
     }
 
     fn settling(first_epoch: u64) -> Self {
+        Self::settling_with(ShapeKind::Ft, first_epoch)
+    }
+
+    fn settling_with(shape: ShapeKind, first_epoch: u64) -> Self {
         let state = State::new(
             Settings {
-                shape: ShapeKind::Ft,
+                shape,
                 heartbeat_ms: HEARTBEAT_MS,
                 settle_ms: SETTLE_MS,
                 first_epoch,
@@ -81,19 +89,25 @@ impl World {
     }
 
     fn attach(&mut self, name: &str, held: &[(u8, &str)]) -> SessionId {
-        let session = SessionId(self.next_session);
-        self.next_session += 1;
         let membership = |&(image, parent): &(u8, &str)| Membership {
             key: key(image),
             name: "demo".into(),
             parents: vec![parent.into()],
+            group: 0,
+            complete: false,
         };
+        self.attach_with(name, held.iter().map(membership).collect())
+    }
+
+    fn attach_with(&mut self, name: &str, memberships: Vec<Membership>) -> SessionId {
+        let session = SessionId(self.next_session);
+        self.next_session += 1;
         let hello = Hello {
             node: name.into(),
             address: format!("10.0.0.1:{}", 1000 + self.next_session),
             zone: String::new(),
             version: "1".into(),
-            memberships: held.iter().map(membership).collect(),
+            memberships,
         };
         self.say(session, Event::Hello(hello));
         session
@@ -306,6 +320,50 @@ fn a_restart_keeps_the_parents() {
     assert!(place.epoch > lodging.epoch);
     let epochs: Vec<_> = after.state.trees().trees.iter().map(|tree| tree.epoch).collect();
     assert!(epochs.into_iter().all(|epoch| epoch > 1_000_000));
+}
+
+#[test]
+fn who_has_an_image_is_a_source_of_it() {
+    let mut world = World::of(ShapeKind::Twin);
+    let nodes: Vec<_> = (0..3).map(|number| world.attach(&format!("n{number}"), &[])).collect();
+    nodes.iter().for_each(|&node| world.join(node, 1));
+    world.pass(2500);
+    for &node in &nodes {
+        world.heard(node);
+        world.say(node, Event::Complete { key: key(1) });
+        assert_eq!(world.heard(node), [], "nothing to be done");
+    }
+    let mut parents = Vec::new();
+    for name in ["a", "b", "c"] {
+        let cold = world.attach(name, &[]);
+        world.heard(cold);
+        world.join(cold, 1);
+        let Some(Kind::Assignment(place)) = world.heard(cold).pop() else { panic!("no place") };
+        let [one, other] = place.branches.as_slice() else { panic!("{place:?}") };
+        assert_eq!(one.upstreams[0], other.upstreams[0], "whole from one of them");
+        assert!(place.group > 0);
+        parents.push(one.upstreams[0].node.clone());
+    }
+    parents.sort();
+    assert_eq!(parents, ["n0", "n1", "n2"]);
+    let trees = world.state.trees().trees;
+    let shown: Vec<_> = trees[1].nodes.iter().map(|at| (at.node.as_str(), at.complete)).collect();
+    assert_eq!(shown.iter().filter(|(_, complete)| *complete).count(), 3, "{shown:?}");
+    // A node that has it says so when control is new; who comes meanwhile is sent to it.
+    let mut after = World::settling_with(ShapeKind::Twin, 1_000_000);
+    after.attach("cold", &[(1, "")]);
+    let warm = Membership {
+        key: key(1),
+        name: "demo".into(),
+        parents: vec![String::new(); 2],
+        group: 7,
+        complete: true,
+    };
+    after.attach_with("warm", vec![warm]);
+    let newcomer = after.attach("newcomer", &[]);
+    after.join(newcomer, 1);
+    let Some(Kind::Assignment(lodging)) = after.heard(newcomer).pop() else { panic!("not told") };
+    assert_eq!(names(&lodging), ["warm", "cold"]);
 }
 
 #[test]

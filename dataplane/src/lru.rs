@@ -66,6 +66,11 @@ impl<K: Clone + Eq + Hash, V> Lru<K, V> {
         self.entries.iter().map(|(key, (_, value))| (key, value))
     }
 
+    /// The same, to change the values.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&K, &mut V)> {
+        self.entries.iter_mut().map(|(key, (_, value))| (key, value))
+    }
+
     /// How many entries there are.
     pub fn len(&self) -> usize {
         self.entries.len()

@@ -62,6 +62,7 @@ mod tests {
             parent: parent.map(str::to_owned),
             children: Vec::new(),
             level: 0,
+            complete: false,
         };
         api::Tree {
             image: format!("sha256:{}", "ab".repeat(32)),

@@ -37,6 +37,7 @@ pub(super) fn event(message: pb::NodeMessage) -> Result<Event, pb::Refusal> {
     let image = match &message.kind {
         Some(Kind::Join(join)) => join.image.clone(),
         Some(Kind::Leave(leave)) => leave.image.clone(),
+        Some(Kind::Complete(complete)) => complete.image.clone(),
         _ => String::new(),
     };
     checked(message).map_err(|error| {
@@ -54,6 +55,7 @@ fn checked(message: pb::NodeMessage) -> Result<Event, ConvertError> {
             Event::Join { key: key(&image)?, name }
         }
         Kind::Leave(pb::Leave { image }) => Event::Leave { key: key(&image)? },
+        Kind::Complete(pb::Complete { image }) => Event::Complete { key: key(&image)? },
         Kind::Heartbeat(heartbeat) => Event::Heartbeat(heartbeat),
         Kind::Hops(pb::HopReports { reports }) => {
             count("hop reports", reports.len(), REPORTS_MAX)?;
@@ -85,7 +87,7 @@ fn hello(said: pb::Hello) -> Result<Hello, ConvertError> {
 }
 
 fn membership(said: pb::Membership) -> Result<Membership, ConvertError> {
-    let pb::Membership { image, name, mut parents, held_bytes: _ } = said;
+    let pb::Membership { image, name, mut parents, held_bytes: _, complete, group } = said;
     check_repository(&name)?;
     count("parents", parents.len(), BRANCHES_MAX)?;
     for parent in &mut parents {
@@ -97,7 +99,7 @@ fn membership(said: pb::Membership) -> Result<Membership, ConvertError> {
             check_node(parent)?;
         }
     }
-    Ok(Membership { key: key(&image)?, name, parents })
+    Ok(Membership { key: key(&image)?, name, parents, group, complete })
 }
 
 fn key(image: &str) -> Result<TreeKey, ConvertError> {
@@ -143,6 +145,8 @@ mod tests {
             name: "demo".into(),
             parents: vec!["n2".into(), String::new()],
             held_bytes: 1,
+            complete: true,
+            group: 9,
         };
         pb::Hello {
             node: "n1".into(),

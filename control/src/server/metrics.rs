@@ -22,6 +22,7 @@ pub(super) struct Metrics {
     hellos: Counter,
     joins: Counter,
     leaves: Counter,
+    completes: Counter,
     heartbeats: Counter,
     reports: Counter,
     assignments: Counter,
@@ -57,6 +58,7 @@ impl Metrics {
             hellos: counter("hellos", "Nodes that introduced themselves"),
             joins: counter("joins", "Requests for a place in a tree"),
             leaves: counter("leaves", "Places given back by their node"),
+            completes: counter("completes", "Images that a node has got whole"),
             heartbeats: counter("heartbeats", "Heartbeats received"),
             reports: counter("hop_reports", "Hop reports received"),
             assignments: counter("assignments", "Places told to nodes"),
@@ -72,6 +74,7 @@ impl Metrics {
             Event::Hello(_) => drop(self.hellos.inc()),
             Event::Join { .. } => drop(self.joins.inc()),
             Event::Leave { .. } => drop(self.leaves.inc()),
+            Event::Complete { .. } => drop(self.completes.inc()),
             Event::Heartbeat(_) => drop(self.heartbeats.inc()),
             Event::Hops(reports) => drop(self.reports.inc_by(reports.len() as u64)),
             Event::Preheat(_) | Event::Goodbye | Event::Lost => {}

@@ -8,6 +8,7 @@
 //! after the start control *settles*: places that nodes report are collected, and trees are built
 //! of them when the time is over. Only joins to trees that somebody has claimed wait for that.
 
+mod claims;
 mod hops;
 mod preheat;
 mod roster;
@@ -19,9 +20,11 @@ use xylem_protocol::pb;
 use xylem_protocol::pb::control_message::Kind;
 
 use crate::api;
-use crate::forest::{self, Assignment, Claim, Claimed, Forest, ForestError, NodeId, TreeKey};
-use crate::limits::{BRANCHES_MAX, HEARTBEATS_MISSED_MAX, LOST_HEARTBEATS_MAX, UPSTREAMS_MAX};
+use crate::forest::{self, Assignment, Forest, ForestError, NodeId, TreeKey};
+use crate::limits::{HEARTBEATS_MISSED_MAX, LOST_HEARTBEATS_MAX};
+use crate::placement::Zone;
 use crate::tree::ShapeKind;
+use claims::Claims;
 pub(crate) use hops::REGISTRY;
 use hops::Reports;
 use preheat::Preheats;
@@ -72,6 +75,10 @@ pub struct Membership {
     pub name: String,
     /// Name of the parent in each tree; empty at the root.
     pub parents: Vec<String>,
+    /// As its assignment said.
+    pub group: u64,
+    /// Whether it has all of the image.
+    pub complete: bool,
 }
 
 /// What a node can say. All of it is checked for form, none of it for sense.
@@ -89,6 +96,11 @@ pub enum Event {
     /// No interest any more.
     Leave {
         /// In which.
+        key: TreeKey,
+    },
+    /// It has all of an image.
+    Complete {
+        /// Of which.
         key: TreeKey,
     },
     /// Still there.
@@ -118,13 +130,6 @@ pub enum Output {
         /// Which.
         session: SessionId,
     },
-}
-
-/// Claims to one tree, and newcomers that wait for it to be built.
-#[derive(Debug, Default)]
-struct Claims {
-    places: Vec<(NodeId, Vec<String>)>,
-    newcomers: Vec<NodeId>,
 }
 
 /// All that control knows.
@@ -171,6 +176,7 @@ impl State {
             (None, _) => refuse(session, None, "the first message must be hello", out),
             (Some(node), Event::Join { key, name }) => self.join(node, key, name, out),
             (Some(node), Event::Leave { key }) => self.leave(session, node, key, out),
+            (Some(node), Event::Complete { key }) => self.complete(node, key, out),
             (Some(node), Event::Heartbeat(heartbeat)) => {
                 if let Some(node) = self.roster.get_mut(node) {
                     node.heartbeat = heartbeat;
@@ -216,6 +222,9 @@ impl State {
                 Phase::Attached(_) | Phase::Lost { .. } | Phase::Gone { .. } => {}
             }
         }
+        self.assignments.clear();
+        self.forest.tick(now_ms, &mut self.assignments);
+        self.tell_all(out);
         self.roster.forget_long_gone(now_ms);
         self.preheats.tick(now_ms);
     }
@@ -250,6 +259,7 @@ impl State {
             refuse(old, None, reason, out);
             out.push(Output::End { session: old });
         }
+        let (is_new, zone_of) = (known.is_none(), Zone::labelled(&zone));
         let attached = Node::attached(name, address, zone, version, session, now_ms);
         let Some(node) = self.roster.attach(attached) else {
             refuse(session, None, "control knows too many nodes already", out);
@@ -263,6 +273,10 @@ impl State {
             voucher_key: self.settings.voucher_key.to_vec(),
         });
         out.push(Output::Send { session, message });
+        self.forest.set_zone(node, zone_of);
+        if is_new {
+            self.change_surely(&forest::Event::Uplink { node, slow: false }, out);
+        }
         if moved {
             self.change_surely(&forest::Event::Moved { node }, out);
         }
@@ -279,56 +293,6 @@ impl State {
         let Some(name) = self.roster.get(node).map(|node| &node.name) else { return };
         for message in self.preheats.attached(name, now_ms) {
             out.push(Output::Send { session, message: Kind::Preheat(message) });
-        }
-    }
-
-    fn claim(&mut self, session: SessionId, node: NodeId, held: Membership, out: &mut Vec<Output>) {
-        let key = held.key;
-        if let Some(claimed) = &mut self.claimed
-            && !self.forest.is_member(node, key)
-        {
-            let claims = claimed.entry(key).or_default();
-            if claims.places.iter().all(|(other, _)| *other != node) {
-                claims.places.push((node, held.parents));
-                self.names.entry(key).or_insert(held.name);
-            }
-            return;
-        }
-        let claim = Claim { node, parents: self.resolve(&held.parents) };
-        self.names.entry(key).or_insert(held.name);
-        self.change_surely(&forest::Event::Restore { key, claims: &[claim] }, out);
-        if !self.forest.is_member(node, key) {
-            self.drop_name(key);
-            refuse(session, Some(key), "there is no room for this place", out);
-        }
-    }
-
-    /// Whom a node means by these names. For trees that it does not speak of, because it comes from
-    /// a control with fewer of them, it means nobody.
-    fn resolve(&self, parents: &[String]) -> [Claimed; BRANCHES_MAX as usize] {
-        let mut claimed = [Claimed::Stranger; BRANCHES_MAX as usize];
-        for (name, claimed) in parents.iter().zip(&mut claimed) {
-            *claimed = match name.as_str() {
-                "" => Claimed::Registry,
-                name => self.roster.by_name(name).map_or(Claimed::Stranger, Claimed::Node),
-            };
-        }
-        claimed
-    }
-
-    /// Builds trees of what was claimed, then lets the newcomers in.
-    fn settle(&mut self, out: &mut Vec<Output>) {
-        for (key, Claims { places, newcomers }) in self.claimed.take().unwrap_or_default() {
-            let resolved = |(node, parents): &(NodeId, Vec<String>)| Claim {
-                node: *node,
-                parents: self.resolve(parents),
-            };
-            let claims: Vec<_> = places.iter().map(resolved).collect();
-            self.change_surely(&forest::Event::Restore { key, claims: &claims }, out);
-            for node in newcomers {
-                self.join_or_refuse(node, key, out);
-            }
-            self.drop_name(key);
         }
     }
 
@@ -349,18 +313,14 @@ impl State {
         self.drop_name(key);
     }
 
-    /// Names to a newcomer, until the tree is built, some who claim to be in it: nobody reads from
-    /// the newcomer yet, so they cannot read from it either. Newcomers are spread over them.
-    fn lodge(&self, node: NodeId, key: TreeKey, out: &mut Vec<Output>) {
-        let Some(claims) = self.claimed.as_ref().and_then(|claimed| claimed.get(&key)) else {
-            return;
-        };
-        let skipped = claims.newcomers.len() % claims.places.len().max(1);
-        let hosts = claims.places.iter().cycle().skip(skipped).take(claims.places.len());
-        let hosts: Vec<_> = hosts.take(UPSTREAMS_MAX as usize).map(|&(host, _)| host).collect();
-        let epoch = self.settings.first_epoch;
-        // The same for all stripes: the node takes blobs whole then.
-        self.tell(&Assignment { node, key, epoch, branches: vec![hosts] }, out);
+    /// A node that has all of an image may have claimed its place just now.
+    fn complete(&mut self, node: NodeId, key: TreeKey, out: &mut Vec<Output>) {
+        let claims = self.claimed.as_mut().and_then(|claimed| claimed.get_mut(&key));
+        let mut places = claims.into_iter().flat_map(|claims| &mut claims.places);
+        if let Some((_, held)) = places.find(|(other, _)| *other == node) {
+            held.complete = true;
+        }
+        self.change_surely(&forest::Event::Complete { node, key }, out);
     }
 
     fn join_or_refuse(&mut self, node: NodeId, key: TreeKey, out: &mut Vec<Output>) {
@@ -414,24 +374,6 @@ impl State {
         }
     }
 
-    fn forget_claims(&mut self, node: NodeId) {
-        let keys: Vec<_> =
-            self.claimed.iter().flat_map(|claimed| claimed.keys().copied()).collect();
-        for key in keys {
-            self.forget_claim(node, key);
-        }
-    }
-
-    /// Whether the node had claimed a place, or waited for one, in that tree.
-    fn forget_claim(&mut self, node: NodeId, key: TreeKey) -> bool {
-        let Some(claimed) = &mut self.claimed else { return false };
-        let Some(claims) = claimed.get_mut(&key) else { return false };
-        let before = claims.places.len() + claims.newcomers.len();
-        claims.places.retain(|(other, _)| *other != node);
-        claims.newcomers.retain(|other| *other != node);
-        before > claims.places.len() + claims.newcomers.len()
-    }
-
     fn drop_name(&mut self, key: TreeKey) {
         let claimed = self.claimed.as_ref().is_some_and(|claimed| claimed.contains_key(&key));
         if !claimed && !self.forest.contains(key) {
@@ -453,10 +395,14 @@ impl State {
     ) -> Result<(), ForestError> {
         self.assignments.clear();
         self.forest.apply(event, &mut self.assignments)?;
+        self.tell_all(out);
+        Ok(())
+    }
+
+    fn tell_all(&self, out: &mut Vec<Output>) {
         for assignment in &self.assignments {
             self.tell(assignment, out);
         }
-        Ok(())
     }
 
     /// Tells a node its place, if its stream is open.
@@ -471,6 +417,7 @@ impl State {
             image: assignment.key.image.to_string(),
             epoch: assignment.epoch,
             branches: assignment.branches.iter().map(branch).collect(),
+            group: assignment.group,
         });
         out.push(Output::Send { session, message });
     }

@@ -79,6 +79,7 @@ impl State {
             parent: standing.parent.map(name),
             children: standing.children.into_iter().map(name).collect(),
             level: standing.level,
+            complete: standing.complete,
         });
         api::Tree {
             image: key.image.to_string(),

@@ -123,6 +123,8 @@ pub(crate) fn hello(name: &str, held: &[(u8, &str)]) -> Kind {
         name: "demo".into(),
         parents: vec![parent.into()],
         held_bytes: 0,
+        complete: false,
+        group: 0,
     };
     Kind::Hello(pb::Hello {
         node: name.into(),

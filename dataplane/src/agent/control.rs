@@ -202,7 +202,10 @@ impl ControlLink {
                     }
                 }
                 left = self.flush(&outbox) => if left { break },
-                _ = heartbeat.tick() => self.send(Kind::Heartbeat(agent.heartbeat())),
+                _ = heartbeat.tick() => {
+                    agent.tell_complete();
+                    self.send(Kind::Heartbeat(agent.heartbeat()));
+                }
                 _ = report.tick() => {
                     let reports = agent.hop_reports();
                     if !reports.is_empty() {

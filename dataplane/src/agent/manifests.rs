@@ -245,6 +245,8 @@ impl Agent {
                 self.trees.learn(manifest.digest, blobs.iter().map(|blob| blob.digest));
                 self.trees.learn(manifest.digest, std::iter::once(manifest.digest));
                 self.trees.join(manifest.digest, &repository.label());
+                let contents = blobs.iter().map(|blob| blob.digest);
+                self.trees.learn_contents(&manifest.digest, contents);
             }
             Some(Document::Index(images)) => {
                 self.trees.leave(&manifest.digest);

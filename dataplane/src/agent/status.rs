@@ -86,8 +86,7 @@ impl Agent {
     /// What a control process that may be new has to know.
     pub(super) fn hello(&self) -> (pb::Hello, Vec<pb::Join>) {
         let settings = &self.settings;
-        let held = |digest: &xylem_protocol::Digest| self.store.size_of(digest).unwrap_or(0);
-        let (memberships, joins) = self.trees.rejoin(held);
+        let (memberships, joins) = self.trees.rejoin(|blob| self.store.size_of(blob));
         let hello = pb::Hello {
             node: settings.node.clone(),
             address: settings.advertise.to_string(),
@@ -104,6 +103,11 @@ impl Agent {
             free_bytes: self.store.free_bytes(),
             active_flows: u32::try_from(self.flows.len()).unwrap_or(u32::MAX),
         }
+    }
+
+    /// Says which images are here whole.
+    pub(super) fn tell_complete(&self) {
+        self.trees.tell_complete(|blob| self.store.size_of(blob).is_some());
     }
 
     pub(super) fn hop_reports(&self) -> Vec<pb::HopReport> {

@@ -40,6 +40,12 @@ struct Tree {
     epoch: u64,
     /// `None` until control has said.
     branches: Option<Branches>,
+    /// As control numbers it.
+    group: u64,
+    /// Blobs of the image; none until its manifest is known.
+    contents: Rc<[Digest]>,
+    /// Control knows that all of them are here.
+    told_complete: bool,
     /// Until when requests wait for control.
     wait_until: Instant,
 }
@@ -82,6 +88,25 @@ impl Trees {
         let mut map = self.blobs.borrow_mut();
         for blob in blobs {
             map.insert(blob, image);
+        }
+    }
+
+    /// Remembers what an image consists of.
+    pub(super) fn learn_contents(&self, image: &Digest, blobs: impl Iterator<Item = Digest>) {
+        if let Some(tree) = self.trees.borrow_mut().get(image) {
+            tree.contents = blobs.collect();
+        }
+    }
+
+    /// Tells control of images of which all blobs are here now.
+    pub(super) fn tell_complete(&self, is_here: impl Fn(&Digest) -> bool) {
+        let Some(control) = &self.control else { return };
+        for (image, tree) in self.trees.borrow_mut().iter_mut() {
+            if !tree.told_complete && tree.is_complete(&is_here) {
+                tree.told_complete = true;
+                let image = image.to_string();
+                control.send(pb::node_message::Kind::Complete(pb::Complete { image }));
+            }
         }
     }
 
@@ -156,6 +181,9 @@ impl Trees {
             name: name.to_owned(),
             epoch: 0,
             branches: None,
+            group: 0,
+            contents: Rc::default(),
+            told_complete: false,
             wait_until: Instant::now() + Duration::from_millis(JOIN_WAIT_MS),
         };
         if let Some((gone, _)) = trees.insert(image, tree) {
@@ -195,6 +223,7 @@ impl Trees {
         debug!(%image, epoch = assignment.epoch, parents = ?above, "assigned");
         tree.epoch = assignment.epoch;
         tree.branches = Some(branches);
+        tree.group = assignment.group;
         drop(trees);
         self.changed.notify_waiters();
     }
@@ -211,23 +240,26 @@ impl Trees {
     /// Epochs start anew.
     pub(super) fn rejoin(
         &self,
-        held_bytes: impl Fn(&Digest) -> u64,
+        size_of: impl Fn(&Digest) -> Option<u64>,
     ) -> (Vec<pb::Membership>, Vec<pb::Join>) {
         let images: Vec<Digest> = self.trees.borrow().iter().map(|(image, _)| *image).collect();
         let (mut memberships, mut joins) = (Vec::new(), Vec::new());
         for image in images {
-            let held_bytes = self.held(&image, &held_bytes);
+            let held_bytes = self.held(&image, |blob| size_of(blob).unwrap_or(0));
             let mut trees = self.trees.borrow_mut();
             let Some(tree) = trees.get(&image) else { continue };
             tree.epoch = 0;
             let (name, image) = (tree.name.clone(), image.to_string());
+            let (group, complete) = (tree.group, tree.is_complete(|blob| size_of(blob).is_some()));
+            tree.told_complete = complete && tree.branches.is_some();
             match &tree.branches {
                 Some(branches) => {
                     let name_of = |parent: Option<Arc<str>>| {
                         parent.map_or(String::new(), |parent| parent.to_string())
                     };
                     let parents = parents(branches).map(name_of).collect();
-                    memberships.push(pb::Membership { image, name, parents, held_bytes });
+                    let held = pb::Membership { image, name, parents, held_bytes, complete, group };
+                    memberships.push(held);
                 }
                 None => joins.push(pb::Join { image, name }),
             }
@@ -251,6 +283,12 @@ impl Trees {
         let mut all: Vec<TreeView> = trees.iter().map(view).collect();
         all.sort_by_key(|tree| tree.image);
         all
+    }
+}
+
+impl Tree {
+    fn is_complete(&self, is_here: impl Fn(&Digest) -> bool) -> bool {
+        !self.contents.is_empty() && self.contents.iter().all(is_here)
     }
 }
 

@@ -35,10 +35,11 @@ struct Floor {
 const PURE: &[&str] =
     &["std::net", "std::fs", "std::time", "std::thread", "io_uring", "libc", "tokio", "tracing"];
 
-const FLOORS: [Floor; 9] = [
+const FLOORS: [Floor; 10] = [
     Floor { part: "dataplane/src/relay", never: PURE, only: Some(&["relay", "ring::Slot"]) },
     Floor { part: "control/src/tree", never: PURE, only: Some(&["tree", "limits"]) },
-    Floor { part: "control/src/forest", never: PURE, only: Some(&["forest", "tree", "limits"]) },
+    Floor { part: "control/src/forest", never: PURE, only: Some(ARRANGING) },
+    Floor { part: "control/src/placement", never: PURE, only: Some(ARRANGING) },
     Floor { part: "dataplane/protocol/src", never: &["std::net::Tcp", "std::fs"], only: None },
     Floor { part: "dataplane/src/ring", never: ABOVE_RING, only: None },
     Floor { part: "dataplane/src/store", never: ABOVE_RING, only: None },
@@ -47,6 +48,7 @@ const FLOORS: [Floor; 9] = [
     Floor { part: "dataplane/src/access", never: ABOVE_RING, only: None },
 ];
 
+const ARRANGING: &[&str] = &["forest", "placement", "tree", "limits"];
 const ABOVE_RING: &[&str] = &["crate::driver", "crate::agent"];
 
 /// Checks one file.

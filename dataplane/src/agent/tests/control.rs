@@ -49,6 +49,7 @@ impl pb::control_server::Control for Assigner {
                         image: join.image.clone(),
                         epoch: 1,
                         branches: vec![pb::Branch { upstreams: upstreams.clone() }],
+                        group: 7,
                     })),
                     _ => None,
                 };

@@ -57,6 +57,12 @@ fn a_preheat_is_a_pull_that_control_hears_of() {
             assert_eq!((told.done_bytes, told.total_bytes), (13, 13));
             assert_eq!(told.images, [named.to_string()]);
         }
+        let told = loop {
+            if let Kind::Complete(told) = control.hears().await {
+                break told;
+            }
+        };
+        assert_eq!(told.image, named.to_string(), "others can be sent here for it");
         let pulls = bench.ask("GET /xylem/v1/pulls/2", "").await;
         assert_eq!(pulls.status, 404, "one pull for all");
         let answer = bench.ask(&format!("GET /xylem/v1/images/{named}"), "").await;
