@@ -60,7 +60,7 @@ struct Knot {
 }
 
 /// One function tree.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Ft {
     knots: Vec<Knot>,
     free: Vec<u32>,
@@ -95,6 +95,11 @@ impl Ft {
     /// The node that reads the registry.
     pub fn root(&self) -> Option<Place> {
         self.place(self.root)
+    }
+
+    /// Whether that place is in the tree.
+    pub fn contains(&self, place: Place) -> bool {
+        self.index(place).is_ok()
     }
 
     /// Whom a node reads from; `None` at the root and for places that are not in the tree.

@@ -29,6 +29,14 @@ impl ShapeKind {
     /// All of them.
     pub const ALL: [Self; 2] = [Self::Ft, Self::Twin];
 
+    /// How many trees it has.
+    pub const fn trees(self) -> u8 {
+        match self {
+            Self::Ft => 1,
+            Self::Twin => 2,
+        }
+    }
+
     /// How it is written.
     pub const fn name(self) -> &'static str {
         match self {

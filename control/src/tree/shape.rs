@@ -5,20 +5,20 @@ use super::twin::Twin;
 use super::{Claim, Edge, Place, ShapeKind, TreeError, restore};
 
 /// The trees of one image. A node has one place, which stands for its positions in all of them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Shape {
     /// One function tree.
     Ft(Ft),
     /// Two interior-disjoint trees.
-    Twin(Twin),
+    Twin(Box<Twin>),
 }
 
 impl Shape {
     /// Empty trees.
-    pub const fn new(kind: ShapeKind) -> Self {
+    pub fn new(kind: ShapeKind) -> Self {
         match kind {
             ShapeKind::Ft => Self::Ft(Ft::new()),
-            ShapeKind::Twin => Self::Twin(Twin::new()),
+            ShapeKind::Twin => Self::Twin(Box::default()),
         }
     }
 
@@ -32,14 +32,11 @@ impl Shape {
 
     /// How many trees, each of all nodes; counted from 0 wherever a tree is named.
     pub const fn trees(&self) -> u8 {
-        match self {
-            Self::Ft(_) => 1,
-            Self::Twin(_) => 2,
-        }
+        self.kind().trees()
     }
 
     /// Nodes in the trees.
-    pub const fn len(&self) -> u32 {
+    pub fn len(&self) -> u32 {
         match self {
             Self::Ft(ft) => ft.len(),
             Self::Twin(twin) => twin.len(),
@@ -47,7 +44,7 @@ impl Shape {
     }
 
     /// Whether nobody is in them.
-    pub const fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
@@ -92,6 +89,15 @@ impl Shape {
             queue.extend(self.children(tree, place).map(|child| (child, level + 1)));
             Some((place, level))
         })
+    }
+
+    /// Whether a node may have children in that tree: with one tree every node, with two each in
+    /// one. Not for places that are not in it.
+    pub fn may_have_children(&self, tree: u8, place: Place) -> bool {
+        match self {
+            Self::Ft(ft) => tree == 0 && ft.contains(place),
+            Self::Twin(twin) => twin.colour(place) == Some(tree),
+        }
     }
 
     /// Adds a node and appends the edges that change, its own among them.
