@@ -252,9 +252,10 @@ impl Planted {
     }
 
     /// Has groups fed by others if their feeders send too much and have for so long. Those of slow
-    /// nodes first: what they let go of may be just what others need.
+    /// nodes first: what they let go of may be just what others need. And those twice: the last of
+    /// them may have got the steward that the first ones asked for.
     fn relieve_all(&mut self, wait_ms: u64, nodes: &mut Nodes) {
-        for slow in [true, false] {
+        for slow in [true, true, false] {
             for index in self.indices() {
                 let Some(group) = self.group(index) else { continue };
                 let waits = nodes.now_ms < group.refed_ms + wait_ms;
