@@ -7,6 +7,7 @@ pub mod digest;
 pub mod http;
 pub mod limits;
 pub mod names;
+pub mod stripe;
 
 pub use digest::Digest;
 

@@ -52,6 +52,16 @@ pub const CONNECTIONS_MAX: u16 = 12_000;
 /// Most blobs being fetched or waiting to be fetched at once.
 pub const FLOWS_MAX: u16 = 512;
 
+/// Smallest blob whose stripes come by two trees, bytes. Below, the second connection costs more
+/// than the second uplink brings.
+pub const STRIPED_MIN: u64 = 4 * 1024 * 1024;
+
+/// Bytes of a blob within which it follows this node to another place in its trees.
+pub const MOVE_BYTES_MAX: u64 = 32 * 1024 * 1024;
+
+/// Times that a blob follows.
+pub const MOVES_MAX: u32 = 16;
+
 /// Most finished blobs open for reading at once.
 pub const OPEN_BLOBS_MAX: u16 = 1024;
 

@@ -22,6 +22,9 @@ pub const HEADER_PATH: &str = "Xylem-Path";
 /// Says that the asking node has made sure that its caller may have what it asks for.
 pub const HEADER_GRANT: &str = "Xylem-Grant";
 
+/// Size of the blob that a stripe is of, in the answer to a request for a stripe.
+pub const HEADER_SIZE: &str = "Xylem-Size";
+
 /// Answered by a node whose ring thread runs.
 pub const ALIVE_PATH: &str = "/xylem/v1/alive";
 
@@ -55,6 +58,9 @@ pub enum HeadError {
     /// A path with an escape that is none, or that would be a path of its own: `%2F`.
     #[error("path has an escape that is not served")]
     Escape,
+    /// A stripe other than `0/2` and `1/2`.
+    #[error("blobs have the stripes 0/2 and 1/2")]
+    Stripe,
     /// A transfer coding; bodies come with their length here.
     #[error("transfer codings are not supported, send a content-length")]
     Coding,

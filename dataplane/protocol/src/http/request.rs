@@ -83,6 +83,8 @@ pub struct Request {
     pub host: Option<String>,
     /// `ns=` of the query: the registry that the client means, as containerd says it.
     pub namespace: Option<String>,
+    /// `stripe=` of the query: the only bytes of a blob that are asked for, see [`crate::stripe`].
+    pub stripe: Option<u8>,
     /// The one range asked for. Only a GET of a blob has any: elsewhere the header says nothing
     /// (RFC 9110 §14.2).
     pub range: Option<ByteRange>,
@@ -135,6 +137,7 @@ impl Request {
             query: query.to_owned(),
             host: None,
             namespace: namespace(query)?,
+            stripe: None,
             range: None,
             accept: String::new(),
             known: String::new(),
@@ -149,6 +152,9 @@ impl Request {
         let mut length_said = None;
         for header in head.headers.iter() {
             request.take(header, &mut length_said)?;
+        }
+        if matches!(request.route, Route::Blob { .. }) {
+            request.stripe = stripe(query)?;
         }
         request.range = request.one_range(head.headers)?;
         Ok(Some((request, length)))
@@ -232,6 +238,16 @@ fn namespace(query: &str) -> Result<Option<String>, HeadError> {
     Ok(Some(host.into_owned()))
 }
 
+fn stripe(query: &str) -> Result<Option<u8>, HeadError> {
+    let mut pairs = form_urlencoded::parse(query.as_bytes());
+    match pairs.find(|(key, _)| key == "stripe") {
+        None => Ok(None),
+        Some((_, value)) if value == "0/2" => Ok(Some(0)),
+        Some((_, value)) if value == "1/2" => Ok(Some(1)),
+        Some(_) => Err(HeadError::Stripe),
+    }
+}
+
 fn join(list: &mut String, more: &str) {
     if !list.is_empty() {
         list.push_str(", ");
@@ -302,177 +318,4 @@ fn decoded(path: &str) -> Result<Cow<'_, str>, HeadError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::RangeError;
-    use super::*;
-
-    const ZERO: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
-
-    fn parse(head: &str) -> Result<Option<(Request, usize)>, HeadError> {
-        Request::parse(head.as_bytes())
-    }
-
-    #[test]
-    fn a_peer_asks_for_a_blob() {
-        let head = format!(
-            "GET /v2/a/b/blobs/{ZERO}?ns=r HTTP/1.1\r\nHost: n1\r\nRange: bytes=5-\r\n\
-             Xylem-Node: n2\r\nXylem-Image: {ZERO}\r\nXylem-Path: n3, n2\r\n\r\nrest"
-        );
-        let (request, length) = parse(&head).unwrap().unwrap();
-        assert_eq!(&head[length..], "rest");
-        let digest = ZERO.parse().unwrap();
-        assert_eq!(request.route, Route::Blob { repository: "a/b".into(), digest });
-        assert_eq!(request.range, Some(ByteRange::From(5)));
-        assert_eq!(request.node.as_deref(), Some("n2"));
-        assert_eq!(request.image, Some(digest));
-        assert_eq!(request.path, ["n3", "n2"]);
-        assert_eq!((&*request.query, request.namespace.as_deref()), ("ns=r", Some("r")));
-        assert!(request.keep_alive);
-    }
-
-    #[test]
-    fn accept_lines_are_joined() {
-        let head = "GET /v2/a/manifests/latest HTTP/1.0\r\nAccept: x\r\naccept: y\r\n\r\n";
-        let (request, _) = parse(head).unwrap().unwrap();
-        assert_eq!(request.accept, "x, y");
-        assert!(!request.keep_alive, "HTTP/1.0 closes");
-    }
-
-    #[test]
-    fn tags_that_the_client_has() {
-        let digest: Digest = ZERO.parse().unwrap();
-        let head = format!(
-            "GET /v2/ HTTP/1.1\r\nIf-None-Match: \"x\"\r\nIf-None-Match: W/\"{ZERO}\"\r\n\r\n"
-        );
-        let (request, _) = parse(&head).unwrap().unwrap();
-        assert!(has_tag(&request.known, &digest));
-        assert!(has_tag("*", &digest) && has_tag(&format!("\"{ZERO}\", \"x\""), &digest));
-        for other in ["", "\"x\"", &ZERO[..70], "\"\""] {
-            assert!(!has_tag(other, &digest), "{other}");
-        }
-    }
-
-    #[test]
-    fn unfinished_heads_wait_and_endless_ones_do_not() {
-        assert_eq!(parse("GET /v2/ HTTP/1.1\r\nHost: x\r\n"), Ok(None));
-        let endless = format!("GET /v2/ HTTP/1.1\r\nA: {}", "x".repeat(16 * 1024));
-        assert_eq!(parse(&endless), Err(HeadError::TooLong));
-        let many = format!("GET /v2/ HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(65));
-        assert_eq!(parse(&many), Err(HeadError::TooMany));
-        let whole = format!("GET /v2/ HTTP/1.1\r\nA: {}\r\n\r\n", "x".repeat(16 * 1024));
-        assert_eq!(parse(&whole), Err(HeadError::TooLong), "also when it came at once");
-    }
-
-    #[test]
-    fn bad_requests_get_their_status() {
-        for (line, status) in [
-            ("GET /v2/a/blobs/sha256:0 HTTP/1.1", 400),
-            ("GET /v2/A/blobs/x HTTP/1.1", 400),
-            ("GET /v2/a/../b/manifests/x HTTP/1.1", 400),
-            ("GET /v2/a/manifests/-x HTTP/1.1", 404),
-            ("GET /v2/a/manifests/sha256:0 HTTP/1.1", 400),
-            ("GET /v2/ HTTP/1.1\r\nTransfer-Encoding: chunked", 411),
-            ("GET /v2/ HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2", 400),
-            ("GET /v2/ HTTP/1.1\r\nContent-Length: -1", 400),
-            ("\u{1}\u{2} nonsense", 400),
-            ("GET /v2/?ns=a/b HTTP/1.1", 400),
-            ("GET /v2/?ns= HTTP/1.1", 400),
-        ] {
-            let error = parse(&format!("{line}\r\n\r\n")).unwrap_err();
-            assert_eq!(error.status(), status, "{line}: {error}");
-        }
-        let error = parse(&format!("GET /v2/a/blobs/{ZERO} HTTP/1.1\r\nRange: bytes=x\r\n\r\n"));
-        let error = error.unwrap_err();
-        assert_eq!(error, RangeError::Syntax.into());
-        assert_eq!((error.status(), error.code()), (416, "RANGE_INVALID"));
-    }
-
-    #[test]
-    fn ranges_are_of_blobs_and_of_get() {
-        let asked = |line: &str, ranges: &str| {
-            let (request, _) = parse(&format!("{line} HTTP/1.1\r\n{ranges}\r\n")).unwrap().unwrap();
-            request.range
-        };
-        let blob = format!("GET /v2/a/blobs/{ZERO}");
-        let one = "Range: bytes=0-1\r\n";
-        assert_eq!(asked(&blob, one), Some(ByteRange::Span(0, 1)));
-        assert_eq!(asked(&blob, &one.repeat(2)), None, "two lines are a list");
-        assert_eq!(asked(&blob, "Range: bytes=0-1,4-5\r\n"), None, "a list gets the whole");
-        let same = format!("If-Range: \"{ZERO}\"\r\n{one}");
-        assert_eq!(asked(&blob, &same), Some(ByteRange::Span(0, 1)));
-        assert_eq!(asked(&blob, &format!("If-Range: \"x\"\r\n{one}")), None);
-        for line in [&format!("HEAD /v2/a/blobs/{ZERO}"), "GET /v2/", "GET /v2/a/manifests/x"] {
-            assert_eq!(asked(line, one), None, "{line}");
-            assert_eq!(asked(line, "Range: bytes=x\r\n"), None, "{line}");
-        }
-    }
-
-    #[test]
-    fn a_namespace_is_decoded() {
-        let head = "GET /v2/a/tags/list?n=2&ns=r.example%3A5000 HTTP/1.1\r\n\r\n";
-        let (request, _) = parse(head).unwrap().unwrap();
-        assert_eq!(request.namespace.as_deref(), Some("r.example:5000"));
-        assert_eq!(request.query, "n=2&ns=r.example%3A5000");
-    }
-
-    #[test]
-    fn pushes_are_refused_whatever_follows() {
-        for method in ["POST", "PUT", "PATCH", "DELETE", "BREW"] {
-            for path in ["/v2/", "/v2/a/blobs/uploads/", "/v2/A/manifests/x", "/v2/%zz"] {
-                let head =
-                    format!("{method} {path} HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n");
-                let error = parse(&head).unwrap_err();
-                assert_eq!((error.status(), error.code()), (405, "UNSUPPORTED"), "{head}");
-            }
-        }
-        let (own, _) = parse("POST /xylem/v1/pulls HTTP/1.1\r\n\r\n").unwrap().unwrap();
-        assert_eq!(own.method, Method::Post);
-    }
-
-    #[test]
-    fn escapes_are_read_but_make_no_components() {
-        let path = format!("GET /v2/a/b%2Dc/blobs/{} HTTP/1.1\r\n\r\n", ZERO.replace(':', "%3a"));
-        let (request, _) = parse(&path).unwrap().unwrap();
-        let digest = ZERO.parse().unwrap();
-        assert_eq!(request.route, Route::Blob { repository: "a/b-c".into(), digest });
-        for bad in ["a%2Fb", "a%2fb", "%2e%2e", "a%00", "a%0d", "a%20b", "a%", "a%4", "a%zz", "a%é"]
-        {
-            let error = parse(&format!("GET /v2/{bad}/tags/list HTTP/1.1\r\n\r\n")).unwrap_err();
-            assert_eq!((error.status(), error.code()), (400, "NAME_INVALID"), "{bad}");
-        }
-    }
-
-    #[test]
-    fn codes_name_what_is_wrong() {
-        for (path, code) in [
-            ("/v2/a/manifests/sha256:0", "DIGEST_INVALID"),
-            ("/v2/a/blobs/x", "DIGEST_INVALID"),
-            ("/v2/a/manifests/-x", "MANIFEST_UNKNOWN"),
-            ("/v2/A/manifests/x", "NAME_INVALID"),
-        ] {
-            let error = parse(&format!("GET {path} HTTP/1.1\r\n\r\n")).unwrap_err();
-            assert_eq!(error.code(), code, "{path}");
-        }
-    }
-
-    #[test]
-    fn who_closes() {
-        let keeps = |version: &str, option: &str| {
-            let head = format!("GET /v2/ HTTP/{version}\r\nConnection: {option}\r\n\r\n");
-            parse(&head).unwrap().unwrap().0.keep_alive
-        };
-        assert!(keeps("1.1", "keep-alive") && keeps("1.1", "TE"));
-        assert!(!keeps("1.1", "Close") && !keeps("1.1", "TE, close"));
-        assert!(!keeps("1.0", "keep-alive"));
-    }
-
-    #[test]
-    fn other_paths() {
-        for path in ["/", "/metrics", "/v1/x", "/v2x", "/v2/a/blobs/uploads/x"] {
-            let (request, _) = parse(&format!("GET {path} HTTP/1.1\r\n\r\n")).unwrap().unwrap();
-            assert_eq!(request.route, Route::Other(path.into()));
-        }
-        let (request, _) = parse("GET /v2 HTTP/1.1\r\n\r\n").unwrap().unwrap();
-        assert_eq!(request.route, Route::Ping);
-    }
-}
+mod tests;

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::range::{content_range, number};
-use super::{HeadError, incomplete, text};
+use super::{HEADER_SIZE, HeadError, incomplete, text};
 use crate::Digest;
 use crate::limits::HEADERS_MAX;
 
@@ -28,6 +28,8 @@ pub struct ResponseHead {
     pub location: Option<String>,
     /// `WWW-Authenticate` of a 401.
     pub challenge: Option<String>,
+    /// Size of the blob that a stripe is of.
+    pub blob_size: Option<u64>,
 }
 
 impl ResponseHead {
@@ -50,6 +52,7 @@ impl ResponseHead {
             keep_alive: head.version == Some(1),
             location: None,
             challenge: None,
+            blob_size: None,
         };
         for header in head.headers.iter() {
             response.take(header)?;
@@ -76,8 +79,20 @@ impl ResponseHead {
             self.location = Some(text(header, "location")?.to_owned());
         } else if is("www-authenticate") {
             self.challenge = Some(text(header, "www-authenticate")?.to_owned());
+        } else if is(HEADER_SIZE) {
+            self.blob_size = number(text(header, HEADER_SIZE)?).ok();
         }
         Ok(())
+    }
+
+    /// The blob's whole size and the bytes that follow, when this answers a request for the bytes
+    /// from `offset` to `end` (or the blob's end); `None` if it does not.
+    pub fn piece_from(&self, offset: u64, end: u64) -> Option<(u64, u64)> {
+        let (first, last, size) = self.content_range.filter(|_| self.status == 206)?;
+        let is_it = first == offset && last + 1 == end.min(size) && !self.chunked;
+        let bytes = end.min(size) - offset;
+        let agrees = self.content_length.is_none_or(|length| length == bytes);
+        (is_it && agrees).then_some((size, bytes))
     }
 
     /// The blob's whole size, when this answers a request for the bytes from `offset` on; `None` if
