@@ -195,11 +195,12 @@ impl Agent {
 
     fn reported(&self, report: Report) {
         for progress in &report.flows {
-            let FlowProgress { digest, received_bytes, readers, first_byte_ns, .. } = progress;
+            let FlowProgress { digest, received_bytes, edges, readers, first_byte_ns, .. } =
+                progress;
             let mut history = self.history.borrow_mut();
-            history.moved(digest, *received_bytes, *readers, *first_byte_ns);
+            history.moved(digest, (*received_bytes, *edges), *readers, *first_byte_ns);
             self.flows.with(&progress.digest, |flow| {
-                flow.at = progress.received_bytes;
+                flow.received = progress.received_bytes;
                 flow.size = progress.size_bytes;
             });
         }

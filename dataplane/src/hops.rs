@@ -299,6 +299,10 @@ impl Conn {
             }
             (None, None) => sums.by_none = 1,
         }
+        if sample.discarded {
+            // What lay unread on a connection that was left has come down the hop all the same.
+            sums.relay_bytes = sums.relay_bytes.max(sums.kernel_bytes);
+        }
         sums
     }
 }

@@ -40,8 +40,19 @@ use crate::ring::{EventFd, SlotLease};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Ticket(pub u64);
 
-/// Which try at a blob a message is about; messages of an earlier try are ignored.
+/// Which try at a lane of a blob a message is about; messages of an earlier try are ignored. The
+/// highest bit is the lane: 0 when one source brings everything, otherwise the stripe.
 pub type Attempt = u32;
+
+/// The first try at a lane.
+pub const fn first_attempt(lane: u8) -> Attempt {
+    (lane as Attempt) << 31
+}
+
+/// The lane that a try is about.
+pub const fn lane_of(attempt: Attempt) -> u8 {
+    (attempt >> 31) as u8
+}
 
 /// Where a blob's bytes come from.
 #[derive(Debug, Clone)]
@@ -67,6 +78,15 @@ pub enum Source {
     },
 }
 
+impl Source {
+    /// Name of the hop's upper end: a node's name, or `registry`.
+    pub const fn upstream(&self) -> &Arc<str> {
+        match self {
+            Self::Http { upstream, .. } | Self::Cold { upstream } => upstream,
+        }
+    }
+}
+
 /// Why a source was lost.
 #[derive(Debug, thiserror::Error)]
 pub enum Lost {
@@ -85,6 +105,12 @@ pub enum Lost {
     /// Another status than 200 or 206.
     #[error("upstream answered {}", .0.status)]
     Status(Box<ResponseHead>),
+    /// None is lost: each stripe is to have one of its own from here on.
+    #[error("one source is no longer enough")]
+    Split,
+    /// None is lost: control has named a better one.
+    #[error("another parent")]
+    Moved,
     /// A head that is none.
     #[error("upstream's answer cannot be read")]
     Head(#[from] HeadError),
@@ -267,6 +293,16 @@ pub enum ToHot {
         resume: Option<Resume>,
         /// Where from.
         source: Source,
+        /// Where the second stripe comes from; `source` is for the first then.
+        twin: Option<Box<Source>>,
+    },
+    /// Each stripe is to have a source of its own: asked for by [`ToCold::Lost`] with
+    /// [`Lost::Split`], one for each lane.
+    Split {
+        /// Which blob.
+        digest: Digest,
+        /// The present try at the whole.
+        attempt: Attempt,
     },
     /// The file of a blob whose source is being asked already.
     File {
@@ -286,12 +322,14 @@ pub enum ToHot {
         /// Where from.
         source: Source,
     },
-    /// A flow's source is stuck: leave it, as if it had stalled.
+    /// A flow's source is stuck: leave it, as if it had stalled; or another one is better.
     GiveUp {
         /// Which blob.
         digest: Digest,
         /// Which try.
         attempt: Attempt,
+        /// Nothing is wrong with it.
+        moved: bool,
     },
     /// The blob cannot be had.
     Refuse {
@@ -342,6 +380,8 @@ pub struct FlowProgress {
     pub digest: Digest,
     /// Bytes received, resumed ones included.
     pub received_bytes: u64,
+    /// Of each stripe: the place in the blob before which all of it has come.
+    pub edges: [u64; 2],
     /// Bytes on disk.
     pub stored_bytes: u64,
     /// Whole size; 0 while not known.

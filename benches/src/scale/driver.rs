@@ -14,6 +14,7 @@ impl World {
         let (disk_rate, disk_ns) = (self.run.disk_rate, self.run.disk_ns);
         let here = &mut self.nodes[node as usize];
         match action {
+            Action::Split { .. } => unreachable!("these nodes fetch whole blobs"),
             Action::Connect { .. } => {
                 here.lanes[0].wanted = true;
                 self.connect(node, 0);
@@ -131,7 +132,7 @@ impl World {
         self.counts.gaps_ns.extend(gap_ns);
         here.times.first_byte.get_or_insert(now_ns);
         self.moved_ns = now_ns;
-        self.ready.push_back((request.node, Event::Received { flow: FLOW, bytes }));
+        self.ready.push_back((request.node, Event::Received { flow: FLOW, lane: 0, bytes }));
     }
 
     /// An operation has ended.

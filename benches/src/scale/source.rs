@@ -111,7 +111,7 @@ impl World {
         self.agenda.after(self.run.delay_ns, Item::Answered(stream));
         let reader = self.nodes[peer as usize].take_reader(stream);
         let start = self.requests[stream as usize].at;
-        let join = Event::Join { reader, flow: FLOW, start, end: self.run.size };
+        let join = Event::Join { reader, flow: FLOW, stripe: None, start, end: self.run.size };
         self.ready.push_back((peer, join));
     }
 
@@ -126,7 +126,8 @@ impl World {
         }
         (lane.connected, lane.since_ns, here.sized) = (true, now_ns, true);
         let waiting = std::mem::take(&mut here.waiting);
-        self.ready.push_back((node, Event::SourceReady { flow: FLOW, size: self.run.size }));
+        self.ready
+            .push_back((node, Event::SourceReady { flow: FLOW, lane: 0, size: self.run.size }));
         for stream in waiting {
             self.admit(node, stream);
         }
@@ -147,7 +148,7 @@ impl World {
         let lane = &mut self.nodes[node as usize].lanes[usize::from(number)];
         lane.receiving = None;
         lane.connected = false;
-        self.ready.push_back((node, Event::SourceLost { flow: FLOW }));
+        self.ready.push_back((node, Event::SourceLost { flow: FLOW, lane: 0 }));
         self.agenda.after(NEXT_SOURCE_NS, Item::Connect(node, number, attempt));
     }
 
@@ -206,7 +207,7 @@ impl World {
         let Some(Source::Peer(peer)) = lane.source.filter(|_| lane.attempt == attempt) else {
             return;
         };
-        let starved = here.relay.as_ref().is_some_and(|relay| relay.is_starved(FLOW));
+        let starved = here.relay.as_ref().is_some_and(|relay| relay.is_starved(FLOW, 0));
         if starved {
             // The node does not read: its source is not to blame.
             lane.since_ns = now_ns;

@@ -223,7 +223,8 @@ impl World {
         here.times.asked = self.agenda.now_ns();
         self.agenda.after(self.run.control_ns / 2, Item::Joined(node));
         self.agenda.after(JOIN_WAIT_MS * MS_NS, Item::Patience(node));
-        self.ready.push_back((node, Event::Fetch { flow: FLOW, resume: 0, size: None }));
+        self.ready
+            .push_back((node, Event::Fetch { flow: FLOW, resume: 0, size: None, striped: false }));
     }
 
     /// Control has worked out places, and sends them when it has the time.
@@ -270,7 +271,7 @@ impl World {
     fn tick_if_needed(&mut self, node: u32) {
         let here = &mut self.nodes[node as usize];
         let Some(relay) = here.relay.as_ref().filter(|_| !here.ticking) else { return };
-        let needed = relay.is_starved(FLOW) || relay.readers_behind() > 0;
+        let needed = relay.is_starved(FLOW, 0) || relay.readers_behind() > 0;
         if needed {
             here.ticking = true;
             let at_ns = self.next_tick_ns(node, self.agenda.now_ns() + 1);

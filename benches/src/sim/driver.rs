@@ -29,7 +29,7 @@ impl World {
 
     fn act(&mut self, node: usize, action: Action) {
         match action {
-            Action::Connect { flow, at } => self.wanted(node, flow, at),
+            Action::Connect { flow, at, .. } => self.wanted(node, flow, at),
             Action::Recv { flow, bytes, .. } => {
                 let index = self.nodes[node].blob_of(flow);
                 let blob = &mut self.nodes[node].blobs[index];
@@ -38,7 +38,8 @@ impl World {
                     self.has_bytes(node, stream);
                 }
             }
-            Action::CancelRecv { flow } => {
+            Action::Split { .. } => unreachable!("these nodes fetch blobs whole"),
+            Action::CancelRecv { flow, .. } => {
                 let index = self.nodes[node].blob_of(flow);
                 self.drop_source(node, index);
                 self.soon(Item::Cancelled(node, flow));
@@ -187,7 +188,7 @@ impl World {
             Item::Cancelled(_, flow) => {
                 let Some(index) = self.nodes[node].flows[usize::from(flow.0)] else { return };
                 if self.nodes[node].blobs[index].receiving.take().is_some() {
-                    self.apply(node, Event::SourceLost { flow });
+                    self.apply(node, Event::SourceLost { flow, lane: 0 });
                 }
             }
             Item::Written(_, flow, slot, true) => self.apply(node, Event::Written { flow, slot }),
@@ -245,7 +246,7 @@ impl World {
         blob.taints.extend(wrong);
         (blob.receiving, blob.progress_ns) = (None, self.now_ns);
         let bytes = u32::try_from(taken).expect("at most what was asked for");
-        self.apply(node, Event::Received { flow, bytes });
+        self.apply(node, Event::Received { flow, lane: 0, bytes });
     }
 
     fn finalized(&mut self, node: usize, flow: FlowId) {

@@ -38,7 +38,7 @@ impl World {
         let size = (resume > 0).then_some(self.plan.blobs[index]);
         let blob = &mut here.blobs[index];
         (blob.phase, blob.flow, blob.known) = (Phase::Fetching, Some(flow), resume > 0);
-        self.apply(node, Event::Fetch { flow, resume, size });
+        self.apply(node, Event::Fetch { flow, resume, size, striped: false });
     }
 
     /// The relay wants a source.
@@ -56,7 +56,7 @@ impl World {
         let here = &self.nodes[node];
         let blob = &here.blobs[index];
         let Some(flow) = blob.flow.filter(|_| here.alive && blob.wanted) else { return };
-        if blob.source.is_some() || !here.relay.is_waiting_for_source(flow) {
+        if blob.source.is_some() || !here.relay.is_waiting_for_source(flow, 0) {
             return;
         }
         let at = here.relay.received_bytes(flow);
@@ -179,7 +179,7 @@ impl World {
             polling: false,
             position: at,
         });
-        self.apply(node, Event::Join { reader, flow, start: at, end });
+        self.apply(node, Event::Join { reader, flow, stripe: None, start: at, end });
     }
 
     pub(super) fn fill_from_registry(&mut self, stream: StreamId) {
@@ -208,7 +208,7 @@ impl World {
         (blob.connected, blob.known, blob.progress_ns) = (true, true, self.now_ns);
         let waiting = std::mem::take(&mut blob.waiting);
         let flow = blob.flow.expect("an open flow");
-        self.apply(node, Event::SourceReady { flow, size: self.plan.blobs[index] });
+        self.apply(node, Event::SourceReady { flow, lane: 0, size: self.plan.blobs[index] });
         for stream in waiting {
             self.admit(node, stream);
         }
@@ -240,7 +240,7 @@ impl World {
         }
         let Some(flow) = blob.flow else { return };
         self.failovers += 1;
-        self.apply(node, Event::SourceLost { flow });
+        self.apply(node, Event::SourceLost { flow, lane: 0 });
         let delay_ns = self.chance.within(1, 50 * MS_NS);
         self.after(delay_ns, Item::Reconnect(node, index));
     }
@@ -313,9 +313,9 @@ impl World {
                 continue;
             }
             // An empty blob misses no byte, but the answer that says so.
-            let missing = here.relay.is_waiting_for_source(flow)
+            let missing = here.relay.is_waiting_for_source(flow, 0)
                 || here.relay.received_bytes(flow) < self.plan.blobs[index];
-            if here.relay.is_starved(flow) || !missing || blob.source.is_none() {
+            if here.relay.is_starved(flow, 0) || !missing || blob.source.is_none() {
                 blob.progress_ns = self.now_ns;
             } else if blob.progress_ns + STALL_MS * MS_NS < self.now_ns {
                 self.drop_source(node, index);

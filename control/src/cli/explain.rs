@@ -102,6 +102,7 @@ struct Blob {
 #[serde(default)]
 struct Source {
     upstream: String,
+    stripe: Option<u8>,
     from: u64,
     bytes: u64,
     lost: Option<String>,
@@ -218,14 +219,24 @@ fn blobs(blobs: &[Blob]) -> String {
     table(columns, &rows)
 }
 
-/// Where it came from, in order.
+/// Where it came from, in order; what brought its two stripes at once is joined by a plus.
 fn origin(blob: &Blob) -> String {
     let mut names: Vec<String> = Vec::new();
     if blob.sources.first().is_some_and(|source| source.from > 0) || blob.state == "here" {
         names.push("disk".to_owned());
     }
+    let of = |stripe: Option<u8>| {
+        let sources = blob.sources.iter().filter(move |source| source.stripe == stripe);
+        sources.map(|source| source.upstream.clone())
+    };
+    let mut stripes = Vec::new();
     if blob.state != "here" {
-        names.extend(blob.sources.iter().map(|source| source.upstream.clone()));
+        names.extend(of(None));
+        stripes.extend([0, 1].map(|stripe| of(Some(stripe)).collect::<Vec<_>>().join(" > ")));
+        stripes.retain(|stripe| !stripe.is_empty());
+    }
+    if !stripes.is_empty() {
+        names.push(stripes.join(" + "));
     }
     if names.is_empty() { "-".to_owned() } else { names.join(" > ") }
 }

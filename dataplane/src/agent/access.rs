@@ -290,7 +290,7 @@ impl Agent {
     pub(super) fn peer_request(
         &self,
         repository: &Repository,
-        digest: Digest,
+        (digest, stripe): (Digest, Option<u8>),
         image: Digest,
         passed: &[String],
     ) -> PeerRequest {
@@ -299,6 +299,7 @@ impl Agent {
         PeerRequest {
             namespace: repository.host().cloned(),
             repository: repository.name().to_owned(),
+            stripe,
             digest,
             image,
             node,

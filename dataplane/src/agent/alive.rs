@@ -49,12 +49,10 @@ impl Agent {
     fn give_up(&self, node: &Arc<str>) {
         let mut stuck = Vec::new();
         self.flows.for_each(|digest, flow| {
-            if flow.upstream == *node {
-                stuck.push((*digest, flow.attempt()));
-            }
+            stuck.extend(flow.attempts_at(node).map(|attempt| (*digest, attempt)));
         });
         for (digest, attempt) in stuck {
-            self.post.send(ToHot::GiveUp { digest, attempt });
+            self.post.send(ToHot::GiveUp { digest, attempt, moved: false });
         }
     }
 }

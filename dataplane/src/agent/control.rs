@@ -240,7 +240,11 @@ impl ControlLink {
 
 fn take(agent: &Rc<Agent>, kind: pb::control_message::Kind) {
     match kind {
-        pb::control_message::Kind::Assignment(assignment) => agent.trees.assign(&assignment),
+        pb::control_message::Kind::Assignment(assignment) => {
+            if let Some(image) = agent.trees.assign(&assignment) {
+                agent.moved(&image);
+            }
+        }
         pb::control_message::Kind::Refusal(refusal) => {
             warn!(image = refusal.image, reason = refusal.reason, "control refuses");
             if let Ok(image) = refusal.image.parse() {

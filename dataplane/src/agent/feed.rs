@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tracing::debug;
 use xylem_protocol::Digest;
 use xylem_protocol::limits::REGISTRY_ANSWER_MS;
+use xylem_protocol::stripe::{STRIPE_BYTES, piece_end};
 
 use super::Agent;
 use crate::link::{Attempt, Lost, ToHot};
@@ -33,14 +34,17 @@ pub(super) struct Feed {
     pub(super) credentials: Credentials,
     pub(super) url: reqwest::Url,
     pub(super) at: u64,
+    /// Whether it brings a stripe: one piece of it after the other.
+    pub(super) striped: bool,
 }
 
 impl Feed {
     /// Reads until the blob ends, breaks, or nobody lends slots any more.
     pub(super) async fn run(self, agent: Rc<Agent>, mut leases: mpsc::Receiver<Lent>) {
         let Self { digest, attempt, .. } = self;
-        match self.open().await {
-            Ok(stream) => self.carry(&agent, stream, &mut leases).await,
+        let feed = Rc::new(self);
+        match feed.open().await {
+            Ok(stream) => feed.carry(&agent, stream, &mut leases).await,
             Err(error) => {
                 debug!(%digest, error = chain(&error), "cannot open");
                 agent.lost_cold(digest, attempt, &error);
@@ -53,21 +57,51 @@ impl Feed {
     }
 
     async fn open(&self) -> Result<BlobStream, OriginError> {
+        self.open_at(self.at).await
+    }
+
+    /// Opens the blob, or the piece of it, from there on.
+    async fn open_at(&self, at: u64) -> Result<BlobStream, OriginError> {
         let Some(registry) = self.repository.origin().registry() else {
             return Err(OriginError::NoUpstream);
         };
         let (registry, name) = (registry.endpoint(self.turn), self.repository.name());
-        registry.open(name, self.url.clone(), self.at, &self.credentials).await
+        let end = self.striped.then(|| piece_end(at));
+        registry.open(name, self.url.clone(), (at, end), &self.credentials).await
     }
 
-    async fn carry(&self, agent: &Agent, stream: BlobStream, leases: &mut mpsc::Receiver<Lent>) {
-        let Self { digest, attempt, .. } = *self;
-        agent.post.send(ToHot::Opened { digest, attempt, size: stream.size });
+    async fn carry(
+        self: &Rc<Self>,
+        agent: &Agent,
+        stream: BlobStream,
+        leases: &mut mpsc::Receiver<Lent>,
+    ) {
+        let Self { digest, attempt, .. } = **self;
+        let size = stream.size;
+        agent.post.send(ToHot::Opened { digest, attempt, size });
         let mut tap = Tap { stream, rest: Bytes::new(), failed: None };
         let mut here = self.at;
+        let mut next = self.ask_next(here, size);
         while let Some(Lent { at, mut lease }) = leases.recv().await {
-            let result =
-                if at == here { tap.fill(lease.bytes_mut()).await } else { Err(Lost::Range) };
+            let mut result = Ok(0);
+            if self.striped && at == here + STRIPE_BYTES && at.is_multiple_of(STRIPE_BYTES) {
+                match next.take() {
+                    Some(asked) => match asked.await {
+                        Ok(Ok(stream)) => {
+                            tap = Tap { stream, rest: Bytes::new(), failed: None };
+                            here = at;
+                            next = self.ask_next(at, size);
+                        }
+                        Ok(Err(error)) => result = Err(lost(error)),
+                        Err(_) => result = Err(Lost::Short),
+                    },
+                    None => result = Err(Lost::Range),
+                }
+            }
+            if result.is_ok() {
+                result =
+                    if at == here { tap.fill(lease.bytes_mut()).await } else { Err(Lost::Range) };
+            }
             let ended = result.is_err();
             here += u64::from(*result.as_ref().unwrap_or(&0));
             agent.post.send(ToHot::Filled { digest, attempt, lease, result });
@@ -76,7 +110,20 @@ impl Feed {
             }
         }
     }
+
+    /// Asks for the next piece of the stripe while the one at hand comes.
+    fn ask_next(self: &Rc<Self>, at: u64, size: u64) -> Option<Asked> {
+        let next = piece_end(at) + STRIPE_BYTES;
+        if !self.striped || next >= size {
+            return None;
+        }
+        let feed = self.clone();
+        Some(tokio_uring::spawn(async move { feed.open_at(next).await }))
+    }
 }
+
+/// A piece that is being asked for.
+type Asked = tokio::task::JoinHandle<Result<BlobStream, OriginError>>;
 
 /// Gives a slot back that nothing was filled into.
 pub(super) fn give_back(agent: &Agent, digest: Digest, attempt: Attempt, lease: SlotLease) {

@@ -2,6 +2,7 @@
 //! blob ends. The bytes are the ring thread's business.
 
 mod flow;
+mod moves;
 mod notes;
 mod source;
 
@@ -14,15 +15,16 @@ use tracing::{debug, info, warn};
 use xylem_protocol::Digest;
 use xylem_protocol::http::Request;
 use xylem_protocol::limits::{FLOWS_MAX, JOIN_WAIT_MS, UNIT_BYTES};
+use xylem_protocol::stripe::{piece_end, stripe_of};
 
 use super::Agent;
 use crate::clock::monotonic_ns;
-use crate::link::{Attempt, FillFile, Lost, Resume, ToHot};
+use crate::link::{Attempt, FillFile, Lost, Resume, ToHot, lane_of};
 use crate::oneline::chain;
 use crate::origin::{Origin, OriginError};
 use crate::store::{Begun, Complete, Partial, StoreError, record};
 
-pub(super) use flow::{Flow, FlowAsk, Flows, Refusal, header_safe, relayed_lines};
+pub(super) use flow::{Flow, FlowAsk, Flows, LaneKey, Refusal, header_safe, relayed_lines};
 use source::Chosen;
 
 /// What somebody who waits for a blob is told: its size, or why there is none.
@@ -49,7 +51,8 @@ impl Agent {
             Ok(repository) => repository,
             Err(refusal) => return self.post.send(refusal.to_hot(digest)),
         };
-        let ask = FlowAsk { repository, image: request.image, path: request.path };
+        let Request { image, stripe, path, .. } = request;
+        let ask = FlowAsk { repository, image, stripe, path };
         self.start(digest, ask, true, None);
     }
 
@@ -133,7 +136,8 @@ impl Agent {
             match opened.map_err(refused)? {
                 Ok(Begun::Complete(complete)) => self.present(digest, complete),
                 Ok(Begun::Partial(Partial { file, resume })) => {
-                    if let Some(chosen) = self.next_source(digest, serial).await? {
+                    let at = resume.as_ref().map_or(0, |resume| resume.bytes);
+                    if let Some(chosen) = self.first_sources(digest, serial, at).await? {
                         self.send_fetch(digest, serial, Some(file), resume, chosen);
                     }
                 }
@@ -142,7 +146,7 @@ impl Agent {
             return Ok(());
         }
         placed.await;
-        let Some(chosen) = self.next_source(digest, serial).await? else { return Ok(()) };
+        let Some(chosen) = self.first_sources(digest, serial, 0).await? else { return Ok(()) };
         // The first byte waits for the source's answer, and not for the file, which is made
         // meanwhile: it takes as long as a hop.
         self.send_fetch(digest, serial, None, None, chosen);
@@ -152,29 +156,60 @@ impl Agent {
         Ok(())
     }
 
+    /// Where a blob comes from at first: one source, or one for each stripe.
+    async fn first_sources(
+        &self,
+        digest: Digest,
+        serial: u64,
+        at: u64,
+    ) -> Result<Option<(Chosen, Option<Chosen>)>, Refusal> {
+        let striped = self.flows.with_serial(&digest, serial, |flow| {
+            flow.striped = self.is_striped(&digest, flow);
+            flow.received = at;
+            for (lane, index) in flow.lanes.iter_mut().zip(0..) {
+                let is_own = !flow.striped || stripe_of(at) == index;
+                lane.at = if is_own { at } else { piece_end(at) };
+            }
+            flow.striped
+        });
+        let key = |lane| LaneKey { digest, serial, lane };
+        let Some(first) = self.next_source(key(0)).await? else { return Ok(None) };
+        let twin = match striped {
+            Some(true) => self.next_source(key(1)).await?,
+            _ => None,
+        };
+        Ok(Some((first, twin)))
+    }
+
     fn send_fetch(
         self: &Rc<Self>,
         digest: Digest,
         serial: u64,
         file: Option<FillFile>,
         resume: Option<Resume>,
-        chosen: Chosen,
+        (chosen, twin): (Chosen, Option<Chosen>),
     ) {
         let at = resume.as_ref().map_or(0, |resume| resume.bytes);
         let known = self.flows.with_serial(&digest, serial, |flow| {
             flow.started = true;
-            flow.at = at;
             flow.size = resume.as_ref().map_or(0, |resume| resume.size);
             flow.headed = resume.is_some();
         });
         if known.is_none() {
             return;
         }
-        debug!(%digest, at, upstream = chosen.upstream(), "fetching");
-        self.note_source(digest, at);
+        let twin_name = twin.as_ref().map(|twin| twin.upstream());
+        debug!(%digest, at, upstream = chosen.upstream(), twin = twin_name, "fetching");
+        let key = |lane| LaneKey { digest, serial, lane };
+        self.note_source(key(0), at);
         let (source, is_here) = (chosen.source.clone(), file.is_some());
-        self.post.send(ToHot::Fetch { digest, file, resume, source });
-        self.feed_if_cold(digest, serial, chosen);
+        let second = twin.as_ref().map(|twin| Box::new(twin.source.clone()));
+        self.post.send(ToHot::Fetch { digest, file, resume, source, twin: second });
+        self.feed_if_cold(key(0), chosen);
+        if let Some(twin) = twin {
+            self.note_source(key(1), at);
+            self.feed_if_cold(key(1), twin);
+        }
         if is_here {
             self.open_record(digest, serial, at);
         }
@@ -205,14 +240,27 @@ impl Agent {
 
     /// The ring thread's source ended before the blob did.
     pub(super) fn lost(self: &Rc<Self>, digest: Digest, attempt: Attempt, at: u64, cause: Lost) {
-        let serial = self.flows.with(&digest, |flow| flow.lose(attempt, at).then_some(flow.serial));
-        let Some(Some(serial)) = serial else { return };
-        self.metrics.error(source::label(&cause));
-        self.note_loss(&digest, at, &cause);
-        let agent = self.clone();
+        let lane = lane_of(attempt);
+        let is_split = matches!(cause, Lost::Split);
+        let serial = self.flows.with(&digest, |flow| {
+            if is_split {
+                flow.split(at);
+            }
+            flow.lose(attempt, at).then_some((flow.serial, flow.split_at))
+        });
+        let Some(Some((serial, split_at))) = serial else { return };
+        let (agent, key) = (self.clone(), LaneKey { digest, serial, lane });
+        match &cause {
+            Lost::Split => self.note_split(&digest, split_at),
+            Lost::Moved => self.note_move(key, at),
+            cause => {
+                self.metrics.error(source::label(cause));
+                self.note_loss(key, at, cause);
+            }
+        }
         tokio_uring::spawn(async move {
-            let next = agent.after_loss(digest, serial, cause).await;
-            agent.go_on(digest, serial, next);
+            let next = agent.after_loss(key, cause).await;
+            agent.go_on(key, next);
         });
     }
 
@@ -224,52 +272,58 @@ impl Agent {
         error: &OriginError,
     ) {
         let found = self.flows.with(&digest, |flow| {
-            let at = flow.at;
-            let lost = flow.lose(attempt, at).then_some(flow.serial);
+            let at = flow.lane(lane_of(attempt)).at;
+            let lost = flow.lose(attempt, at).then_some((flow.serial, at));
             flow.cause = Some(Refusal::origin(error));
             lost
         });
-        let Some(Some(serial)) = found else { return };
+        let Some(Some((serial, at))) = found else { return };
+        let key = LaneKey { digest, serial, lane: lane_of(attempt) };
         self.metrics.error("cold");
-        self.note_loss_here(&digest, &chain(error));
+        self.note_loss_here(key, at, &chain(error));
         let (refusal, is_passing) = (Refusal::origin(error), error.is_passing());
         let agent = self.clone();
         tokio_uring::spawn(async move {
-            let next = match agent.asked(digest, serial) {
+            let next = match agent.asked(key) {
                 Some(asked) if !is_passing && !asked.is_mirror() => {
-                    agent.denied(digest, serial, &asked, refusal).await
+                    agent.denied(key, &asked, refusal).await
                 }
-                _ => agent.next_source(digest, serial).await,
+                _ => agent.next_source(key).await,
             };
-            agent.go_on(digest, serial, next);
+            agent.go_on(key, next);
         });
     }
 
-    fn go_on(self: &Rc<Self>, digest: Digest, serial: u64, next: Result<Option<Chosen>, Refusal>) {
+    fn go_on(self: &Rc<Self>, key: LaneKey, next: Result<Option<Chosen>, Refusal>) {
         match next {
-            Ok(Some(chosen)) => self.send_source(digest, serial, chosen),
+            Ok(Some(chosen)) => self.send_source(key, chosen),
             Ok(None) => {}
-            Err(refusal) => self.refuse(digest, serial, refusal),
+            Err(refusal) => self.refuse(key.digest, key.serial, refusal),
         }
     }
 
-    fn send_source(self: &Rc<Self>, digest: Digest, serial: u64, chosen: Chosen) {
+    fn send_source(self: &Rc<Self>, key: LaneKey, chosen: Chosen) {
+        let LaneKey { digest, serial, .. } = key;
         let sent = self.flows.with_serial(&digest, serial, |flow| {
-            let attempt = flow.attempt;
             let restart = std::mem::take(&mut flow.restart);
             if restart {
-                flow.at = 0;
+                flow.received = 0;
                 flow.headed = false;
             }
-            flow.attempt += 1;
-            (attempt, restart, flow.at)
+            let lane = flow.lane_mut(key.lane);
+            if restart {
+                lane.at = 0;
+            }
+            let attempt = lane.attempt;
+            lane.attempt += 1;
+            (attempt, restart, lane.at)
         });
         let Some((attempt, restart, at)) = sent else { return };
         info!(%digest, at, restart, upstream = chosen.upstream(), "going on with another source");
-        self.note_source(digest, at);
+        self.note_source(key, at);
         let source = chosen.source.clone();
         self.post.send(ToHot::Source { digest, attempt, restart, source });
-        self.feed_if_cold(digest, serial, chosen);
+        self.feed_if_cold(key, chosen);
     }
 
     /// All bytes came and are not the blob: once more from the registry, which is the only one to
@@ -279,16 +333,17 @@ impl Agent {
             if !flow.lose(attempt, 0) {
                 return None;
             }
-            let upstream = flow.upstream.clone();
+            let upstream = flow.upstreams();
             let again = flow.mismatched.replace(actual).is_some();
             flow.restart_from_registry();
             let message = format!("{upstream} sent bytes that hash to {actual}, not to {digest}");
             flow.cause = Some(Refusal::new(502, "DIGEST_INVALID", message));
-            Some((flow.serial, again, flow.cause.clone()))
+            Some((flow.serial, again, flow.cause.clone(), flow.received))
         });
-        let Some(Some((serial, again, cause))) = found else { return };
+        let Some(Some((serial, again, cause, received))) = found else { return };
         self.metrics.error("digest");
-        self.note_loss_here(&digest, &format!("wrong digest: {actual}"));
+        let key = LaneKey { digest, serial, lane: 0 };
+        self.note_loss_here(key, received, &format!("wrong digest: {actual}"));
         warn!(%digest, %actual, again, "wrong digest from upstream");
         let agent = self.clone();
         tokio_uring::spawn(async move {
@@ -300,9 +355,9 @@ impl Agent {
             let _ = reset.await;
             let next = match cause {
                 Some(cause) if again => Err(cause),
-                _ => agent.next_source(digest, serial).await,
+                _ => agent.next_source(key).await,
             };
-            agent.go_on(digest, serial, next);
+            agent.go_on(key, next);
         });
     }
 
@@ -324,7 +379,7 @@ impl Agent {
                 }
                 Ok(Err(error)) => {
                     let refusal = agent.store_refusal(&error);
-                    agent.flows.with_serial(&digest, serial, |flow| flow.at = 0);
+                    agent.flows.with_serial(&digest, serial, |flow| flow.received = 0);
                     agent.refuse(digest, serial, refusal);
                 }
                 Err(error) => agent.refuse(digest, serial, Refusal::origin(&error)),
@@ -336,7 +391,7 @@ impl Agent {
     pub(super) fn store_failed(self: &Rc<Self>, digest: Digest, source: std::io::Error) {
         let found = self.flows.with(&digest, |flow| {
             // What it takes up is what the next blob may need.
-            flow.at = 0;
+            flow.received = 0;
             flow.over_for_ring();
             flow.serial
         });
@@ -357,7 +412,7 @@ impl Agent {
     fn refuse(self: &Rc<Self>, digest: Digest, serial: u64, refusal: Refusal) {
         let at = self.flows.with_serial(&digest, serial, |flow| {
             flow.ending = true;
-            flow.at
+            flow.received
         });
         let Some(at) = at else { return };
         if refusal.status != 404 {

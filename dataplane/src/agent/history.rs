@@ -18,6 +18,8 @@ use xylem_protocol::limits::{
 use xylem_protocol::names::Target;
 
 use super::REGISTRY;
+use xylem_protocol::stripe::offset_in_stripe;
+
 use crate::hops::Verdict;
 use crate::lru::Lru;
 use crate::origin::{Descriptor, Document};
@@ -71,7 +73,9 @@ struct Image {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Origin {
     upstream: Arc<str>,
-    /// Where it began.
+    /// The stripe that it brings; `None`: everything.
+    stripe: Option<u8>,
+    /// Where it began, in the stripe if it brings one.
     from: u64,
     /// Where it has come to.
     to: u64,
@@ -111,11 +115,30 @@ impl Fetch {
         }
     }
 
-    fn reached(&mut self, at: u64) {
-        if let Some(origin) = self.origins.last_mut() {
-            origin.to = at.max(origin.from);
+    /// All before a place in the blob has come, or all of a stripe before it.
+    fn reached(&mut self, stripe: Option<u8>, at: u64) {
+        if let Some(origin) = self.last(stripe) {
+            origin.to = within(stripe, at).max(origin.from);
         }
     }
+
+    /// The same of whatever it consists of.
+    fn reached_by_all(&mut self, at: u64, edges: [u64; 2]) {
+        if self.last(Some(0)).is_none() && self.last(Some(1)).is_none() {
+            return self.reached(None, at);
+        }
+        self.reached(Some(0), edges[0]);
+        self.reached(Some(1), edges[1]);
+    }
+
+    fn last(&mut self, stripe: Option<u8>) -> Option<&mut Origin> {
+        self.origins.iter_mut().rfind(|origin| origin.stripe == stripe)
+    }
+}
+
+/// A place in the blob as one in what a source brings.
+fn within(stripe: Option<u8>, at: u64) -> u64 {
+    stripe.map_or(at, |stripe| offset_in_stripe(at, stripe))
 }
 
 /// All that is remembered.
@@ -209,7 +232,7 @@ impl History {
         image: Option<&Digest>,
         parent: Option<&Arc<str>>,
         upstream: &Arc<str>,
-        at: u64,
+        (stripe, at): (Option<u8>, u64),
     ) {
         if let Some(start_ns) = self.starting.remove(&blob) {
             let fetch = Fetch { resumed: at, ..Fetch::new(start_ns) };
@@ -226,7 +249,7 @@ impl History {
             image.parents.push(parent.clone());
         }
         let Some(fetch) = self.fetches.get(&blob) else { return };
-        match fetch.origins.last() {
+        match fetch.last(stripe) {
             // A redirect, or a token: still the same source.
             Some(last) if last.lost.is_none() && last.upstream == *upstream => return,
             _ => {}
@@ -236,24 +259,45 @@ impl History {
             fetch.origins.remove(1);
             fetch.forgotten += 1;
         }
-        fetch.origins.push(Origin { upstream: upstream.clone(), from: at, to: at, lost: None });
+        let (upstream, at) = (upstream.clone(), within(stripe, at));
+        fetch.origins.push(Origin { upstream, stripe, from: at, to: at, lost: None });
     }
 
     /// The source in use is lost.
-    pub(super) fn lost(&mut self, blob: &Digest, at: u64, reason: &str) {
+    pub(super) fn lost(&mut self, blob: &Digest, (stripe, at): (Option<u8>, u64), reason: &str) {
         let Some(fetch) = self.fetches.get(blob) else { return };
-        fetch.reached(at);
-        if let Some(origin) = fetch.origins.last_mut() {
+        fetch.reached(stripe, at);
+        if let Some(origin) = fetch.last(stripe) {
             origin.lost = Some(short(reason));
         }
     }
 
-    /// How far a blob is.
-    pub(super) fn moved(&mut self, blob: &Digest, at: u64, readers: u32, first_byte_ns: u64) {
+    /// The source in use is left for another one.
+    pub(super) fn left(&mut self, blob: &Digest, (stripe, at): (Option<u8>, u64)) {
+        if let Some(fetch) = self.fetches.get(blob) {
+            fetch.reached(stripe, at);
+        }
+    }
+
+    /// Each stripe has a source of its own from here on.
+    pub(super) fn split(&mut self, blob: &Digest, at: u64) {
+        if let Some(fetch) = self.fetches.get(blob) {
+            fetch.reached(None, at);
+        }
+    }
+
+    /// How far a blob is, and each of its stripes.
+    pub(super) fn moved(
+        &mut self,
+        blob: &Digest,
+        (at, edges): (u64, [u64; 2]),
+        readers: u32,
+        first_byte_ns: u64,
+    ) {
         let Some(fetch) = self.fetches.get(blob).filter(|fetch| fetch.end_ns.is_none()) else {
             return;
         };
-        fetch.reached(at);
+        fetch.reached_by_all(at, edges);
         fetch.readers = fetch.readers.max(readers);
         fetch.first(first_byte_ns);
     }
@@ -273,7 +317,7 @@ impl History {
         at_ns: u64,
     ) {
         let Some(fetch) = self.fetches.get(blob) else { return };
-        fetch.reached(size);
+        fetch.reached_by_all(size, [size; 2]);
         fetch.first(first_byte_ns);
         fetch.readers = fetch.readers.max(readers);
         (fetch.size, fetch.verdict, fetch.end_ns) = (size, verdict, Some(at_ns));

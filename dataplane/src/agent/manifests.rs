@@ -211,7 +211,7 @@ impl Agent {
             let image = ask.image.unwrap_or(ask.digest);
             let wait = Duration::from_millis(MANIFEST_JOIN_WAIT_MS);
             let upstreams = self.trees.upstreams(image, &ask.repository.label(), wait).await;
-            let request = self.peer_request(&ask.repository, ask.digest, image, &ask.path);
+            let request = self.peer_request(&ask.repository, (ask.digest, None), image, &ask.path);
             for peer in upstreams.iter() {
                 let waits_for_us = ask.path.iter().any(|node| **node == *peer.node);
                 if waits_for_us || !self.trees.is_usable(&peer.node) {
@@ -242,8 +242,9 @@ impl Agent {
     fn learn(&self, manifest: &Manifest, repository: &Repository) {
         match Document::parse(&manifest.bytes) {
             Some(Document::Image(blobs)) => {
-                self.trees.learn(manifest.digest, blobs.iter().map(|blob| blob.digest));
-                self.trees.learn(manifest.digest, std::iter::once(manifest.digest));
+                let own = (manifest.digest, manifest.bytes.len() as u64);
+                let named = blobs.iter().map(|blob| (blob.digest, blob.size));
+                self.trees.learn(manifest.digest, named.chain([own]));
                 self.trees.join(manifest.digest, &repository.label());
                 let contents = blobs.iter().map(|blob| blob.digest);
                 self.trees.learn_contents(&manifest.digest, contents);

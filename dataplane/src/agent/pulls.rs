@@ -268,7 +268,7 @@ impl Agent {
         repository: Repository,
         blob: Descriptor,
     ) -> Result<(), Refusal> {
-        let ask = FlowAsk { repository, image: Some(image), path: Vec::new() };
+        let ask = FlowAsk { repository, image: Some(image), stripe: None, path: Vec::new() };
         let outcome = self.fetch(blob.digest, ask).await.map_err(|_| interrupted())?;
         let size = outcome.map_err(|refusal| (*refusal).clone())?;
         if size != blob.size {
@@ -291,7 +291,8 @@ impl Agent {
                 .blobs
                 .iter()
                 .map(|(blob, complete)| {
-                    let received = || self.flows.with(&blob.digest, |flow| flow.at.min(blob.size));
+                    let received =
+                        || self.flows.with(&blob.digest, |flow| flow.received.min(blob.size));
                     let done_bytes = if *complete { blob.size } else { received().unwrap_or(0) };
                     PullBlobJson {
                         digest: blob.digest.to_string(),

@@ -18,9 +18,9 @@ impl Agent {
         self.flows.for_each(|digest, flow| {
             flows.push(json!({
                 "digest": digest.to_string(),
-                "received_bytes": flow.at,
+                "received_bytes": flow.received,
                 "size": flow.size,
-                "source": &*flow.upstream,
+                "source": flow.upstreams(),
             }));
         });
         let images = self.trees.view().into_iter().map(|tree| {

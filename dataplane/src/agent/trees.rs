@@ -64,8 +64,8 @@ pub(super) struct Trees {
     node: String,
     control: Option<Rc<ControlLink>>,
     trees: RefCell<Lru<Digest, Tree>>,
-    /// Image of each blob that a manifest has named.
-    blobs: RefCell<Lru<Digest, Digest>>,
+    /// Image and size of each blob that a manifest has named.
+    blobs: RefCell<Lru<Digest, (Digest, u64)>>,
     changed: Notify,
     /// Nodes that could not be connected to, and until when they are not asked again.
     avoided: RefCell<Lru<Arc<str>, Instant>>,
@@ -83,11 +83,11 @@ impl Trees {
         }
     }
 
-    /// Remembers that blobs belong to an image.
-    pub(super) fn learn(&self, image: Digest, blobs: impl Iterator<Item = Digest>) {
+    /// Remembers that blobs of these sizes belong to an image.
+    pub(super) fn learn(&self, image: Digest, blobs: impl Iterator<Item = (Digest, u64)>) {
         let mut map = self.blobs.borrow_mut();
-        for blob in blobs {
-            map.insert(blob, image);
+        for (blob, size) in blobs {
+            map.insert(blob, (image, size));
         }
     }
 
@@ -112,7 +112,12 @@ impl Trees {
 
     /// The image that a blob was last named by.
     pub(super) fn image_of(&self, blob: &Digest) -> Option<Digest> {
-        self.blobs.borrow_mut().get(blob).copied()
+        self.blobs.borrow_mut().get(blob).map(|(image, _)| *image)
+    }
+
+    /// The size that it was given there, bytes.
+    pub(super) fn size_of(&self, blob: &Digest) -> Option<u64> {
+        self.blobs.borrow_mut().get(blob).map(|(_, size)| *size)
     }
 
     /// Who is above this node in an image's tree; nobody when control does not say in time.
@@ -148,6 +153,13 @@ impl Trees {
     pub(super) fn branches(&self, image: &Digest) -> Branches {
         let mut trees = self.trees.borrow_mut();
         trees.get(image).and_then(|tree| tree.branches.clone()).unwrap_or_default()
+    }
+
+    /// Who is above this node in one branch; in the only one if there is but one.
+    pub(super) fn branch(&self, image: &Digest, branch: u8) -> Rc<[Upstream]> {
+        let branches = self.branches(image);
+        let index = usize::from(branch) % branches.len().max(1);
+        branches.get(index).cloned().unwrap_or_default()
     }
 
     /// A node could not be connected to: others are asked for a while.
@@ -202,11 +214,11 @@ impl Trees {
         }
     }
 
-    /// Control has said where this node's place is.
-    pub(super) fn assign(&self, assignment: &pb::Assignment) {
+    /// Control has said where this node's place is; tells in which image's trees, if that is news.
+    pub(super) fn assign(&self, assignment: &pb::Assignment) -> Option<Digest> {
         let Ok(image) = assignment.image.parse::<Digest>() else {
             warn!(image = assignment.image, "control assigned a place in no tree");
-            return;
+            return None;
         };
         let upstreams = |branch: &pb::Branch| -> Rc<[Upstream]> {
             let named = branch.upstreams.iter().filter_map(upstream);
@@ -215,9 +227,9 @@ impl Trees {
         let branches: Branches =
             assignment.branches.iter().take(BRANCHES_MAX).map(upstreams).collect();
         let mut trees = self.trees.borrow_mut();
-        let Some(tree) = trees.get(&image) else { return };
+        let tree = trees.get(&image)?;
         if tree.branches.is_some() && assignment.epoch < tree.epoch {
-            return;
+            return None;
         }
         let above: Vec<_> = parents(&branches).collect();
         debug!(%image, epoch = assignment.epoch, parents = ?above, "assigned");
@@ -226,6 +238,7 @@ impl Trees {
         tree.group = assignment.group;
         drop(trees);
         self.changed.notify_waiters();
+        Some(image)
     }
 
     /// Control will not have this node in a tree: the registry it is.
@@ -269,7 +282,7 @@ impl Trees {
 
     fn held(&self, image: &Digest, bytes_of: impl Fn(&Digest) -> u64) -> u64 {
         let blobs = self.blobs.borrow();
-        blobs.iter().filter(|(_, of)| *of == image).map(|(blob, _)| bytes_of(blob)).sum()
+        blobs.iter().filter(|(_, (of, _))| of == image).map(|(blob, _)| bytes_of(blob)).sum()
     }
 
     /// All trees.

@@ -9,10 +9,10 @@ use xylem_protocol::Digest;
 use xylem_protocol::limits::{DIRECT_ALIGN, UNIT_BYTES};
 
 use super::conns::State;
-use super::fetch::{Phase, Unwritten};
+use super::flow::{LaneId, Part, Phase, Unwritten};
 use super::hasher::Hashed;
 use super::{Driver, conn_token, flow_token};
-use crate::link::{Source, ToCold};
+use crate::link::{Lost, Source, ToCold};
 use crate::relay::{Action, Event, FlowId, ReaderId, Reason};
 use crate::ring::Slot;
 use crate::ring::token::Kind;
@@ -20,23 +20,18 @@ use crate::ring::token::Kind;
 impl Driver {
     pub(super) fn act(&mut self, action: Action) {
         match action {
-            Action::Connect { flow, at } => {
-                if let Some(entry) = self.flows.get_mut(flow.0) {
-                    entry.turn = Some(at);
+            Action::Split { flow } => self.split(flow.0),
+            Action::Connect { flow, lane, at } => {
+                let lane = LaneId { flow: flow.0, lane };
+                if let Some(feed) = self.feed_mut(lane) {
+                    feed.turn = Some(at);
                 }
-                self.connect(flow.0);
+                self.connect(lane);
             }
-            Action::Recv { flow, slot, offset, bytes, at } => {
-                self.receive(flow, slot, offset, bytes, at);
+            Action::Recv { flow, lane, slot, offset, bytes, at } => {
+                self.receive(LaneId { flow: flow.0, lane }, Part { slot, offset, bytes }, at);
             }
-            Action::CancelRecv { flow } => {
-                // The cold half gives a lent slot back by itself.
-                if let Some(slot) = self.flows.get(flow.0).filter(|f| !f.lent).map(|f| f.receiving)
-                {
-                    let token = flow_token(Kind::Receive, &self.flows, flow.0);
-                    self.ring.cancel(token.with_slot(slot));
-                }
-            }
+            Action::CancelRecv { flow, lane } => self.cancel_receive(LaneId { flow: flow.0, lane }),
             Action::Write { flow, slot, offset, bytes, at } => {
                 self.write(flow, slot, offset, bytes, at);
             }
@@ -85,21 +80,52 @@ impl Driver {
         }
     }
 
-    fn receive(&mut self, flow: FlowId, slot: Slot, offset: u32, bytes: u32, at: u64) {
-        let Some(entry) = self.flows.get_mut(flow.0) else { return };
-        entry.receiving = slot;
-        if let Some(Source::Cold { .. }) = entry.source {
-            entry.lent = true;
-            let (digest, attempt) = (entry.digest, entry.attempt);
-            let lease = self.ring.arena().lease(slot, offset, bytes);
+    fn receive(&mut self, lane: LaneId, part: Part, at: u64) {
+        let Some(flow) = self.flows.get_mut(lane.flow) else { return };
+        let digest = flow.digest;
+        let feed = flow.feed_mut(lane.lane);
+        if let Some(Source::Cold { .. }) = feed.source {
+            (feed.lent, feed.receiving) = (true, Some(part.slot));
+            let attempt = feed.attempt;
+            let lease = self.ring.arena().lease(part.slot, part.offset, part.bytes);
             return self.tell(ToCold::Fill { digest, attempt, at, lease });
         }
-        let now = self.now;
-        let token = self.flow_op(Kind::Receive, flow.0).with_slot(slot);
-        let uplink = self.flows.get_mut(flow.0).and_then(|entry| entry.uplink.as_mut());
-        let Some(uplink) = uplink else { return };
-        uplink.traffic.wanted(now);
-        self.ring.receive(uplink.fd.as_fd(), slot, offset, bytes, token);
+        // Between two pieces an answer's head comes first.
+        let left = feed.uplink.as_ref().map_or(0, |uplink| uplink.left);
+        if left == 0 {
+            return self.next_piece(lane, at, part);
+        }
+        self.receive_into(lane, part);
+    }
+
+    fn cancel_receive(&mut self, at: LaneId) {
+        let Some(feed) = self.feed_mut(at) else { return };
+        if feed.pending.take().is_some() {
+            let LaneId { flow, lane } = at;
+            return self.happen(Event::SourceLost { flow: FlowId(flow), lane });
+        }
+        // The cold half gives a lent slot back by itself.
+        if let Some(slot) = feed.receiving.filter(|_| !feed.lent) {
+            let token = flow_token(Kind::Receive, &self.flows, at.flow);
+            self.ring.cancel(token.with_slot(slot));
+        }
+    }
+
+    /// From now on each stripe has a source of its own: the cold half names both.
+    fn split(&mut self, index: u16) {
+        for lane in 0..2 {
+            let at = LaneId { flow: index, lane };
+            self.drop_uplink(at);
+            let edge = self.relay.edge(FlowId(index), lane);
+            let Some(flow) = self.flows.get_mut(index) else { return };
+            let (digest, size) = (flow.digest, flow.size);
+            let feed = flow.feed_mut(lane);
+            (feed.source, feed.turn, feed.opened, feed.gap_since) = (None, None, None, None);
+            let attempt = feed.attempt;
+            if size.is_none_or(|size| edge < size) {
+                self.tell(ToCold::Lost { digest, attempt, at: edge, cause: Lost::Split });
+            }
+        }
     }
 
     pub(super) fn write(&mut self, flow: FlowId, slot: Slot, offset: u32, bytes: u32, at: u64) {
@@ -167,7 +193,9 @@ impl Driver {
     fn stored(&mut self, flow: FlowId) {
         let Some(entry) = self.flows.get_mut(flow.0) else { return };
         entry.complete = true;
-        entry.source = None;
+        for feed in &mut entry.feeds {
+            feed.source = None;
+        }
         // The cold half cuts the file to its size: an allocation that came later would undo that.
         if !entry.allocating {
             self.tell_stored(flow.0);
@@ -190,7 +218,9 @@ impl Driver {
         if self.by_digest.get(&digest) == Some(&flow.0) {
             self.by_digest.remove(&digest);
         }
-        self.cancel_uplink(flow.0);
+        for lane in 0..2 {
+            self.cancel_uplink(LaneId { flow: flow.0, lane });
+        }
         self.free_flow_if_idle(flow.0);
     }
 
@@ -209,7 +239,7 @@ impl Driver {
 
     fn finalized(&mut self, flow: FlowId, actual: Digest) {
         let Some(entry) = self.flows.get(flow.0) else { return };
-        let (digest, attempt) = (entry.digest, entry.attempt);
+        let (digest, attempt) = (entry.digest, entry.feed(0).attempt);
         let matches = actual == digest;
         self.happen(Event::Finalized { flow, matches });
         if !matches {

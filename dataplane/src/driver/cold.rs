@@ -7,13 +7,13 @@ use xylem_protocol::Digest;
 use xylem_protocol::http::error_body;
 
 use super::conns::State;
-use super::fetch::{Flow, Phase, Unwritten};
+use super::flow::{Flow, LaneId, Phase, Unwritten};
 use super::uplink::Stage;
 use super::{Driver, flow_token};
-use crate::link::{Attempt, FillFile, Lost, Resume, Source, Ticket, ToHot};
+use crate::link::{Attempt, FillFile, Lost, Resume, Source, Ticket, ToHot, lane_of};
 use crate::relay::{Event, FlowId};
 use crate::ring::token::Kind;
-use crate::ring::{SlotLease, socket};
+use crate::ring::{Slot, SlotLease, socket};
 
 impl Driver {
     pub(super) fn hear(&mut self, message: ToHot) {
@@ -40,21 +40,22 @@ impl Driver {
             ToHot::Present { digest, file, size, direct } => {
                 self.present(digest, file, size, direct);
             }
-            ToHot::Fetch { digest, file, resume, source } => {
-                self.fetch(digest, file, resume, source);
+            ToHot::Fetch { digest, file, resume, source, twin } => {
+                self.fetch(digest, file, resume, (source, twin.map(|twin| *twin)));
             }
+            ToHot::Split { digest, attempt } => self.split_flow(&digest, attempt),
             ToHot::File { digest, file } => self.file_came(&digest, file),
             ToHot::Source { digest, attempt, restart, source } => {
                 self.next_source(&digest, attempt, restart, source);
             }
-            ToHot::GiveUp { digest, attempt } => self.give_up(&digest, attempt),
+            ToHot::GiveUp { digest, attempt, moved } => self.give_up(&digest, attempt, moved),
             ToHot::Refuse { digest, status, code, message, extra } => {
                 self.refuse(&digest, status, code, &message, &extra);
             }
             ToHot::Committed { digest } => tracing::debug!(%digest, "committed"),
             ToHot::Opened { digest, attempt, size } => {
-                if let Some(index) = self.current(&digest, attempt) {
-                    self.opened(index, size);
+                if let Some(lane) = self.current(&digest, attempt) {
+                    self.opened(lane, size);
                 }
             }
             ToHot::Filled { digest, attempt, lease, result } => {
@@ -85,10 +86,10 @@ impl Driver {
         }
     }
 
-    /// The flow of a blob, if the message is about its latest try.
-    pub(super) fn current(&self, digest: &Digest, attempt: Attempt) -> Option<u16> {
-        let index = *self.by_digest.get(digest)?;
-        (self.flows.get(index)?.attempt == attempt).then_some(index)
+    /// The lane of a blob's flow that a message is about, if it is about its latest try.
+    pub(super) fn current(&self, digest: &Digest, attempt: Attempt) -> Option<LaneId> {
+        let at = LaneId { flow: *self.by_digest.get(digest)?, lane: lane_of(attempt) };
+        (self.feed(at)?.attempt == attempt).then_some(at)
     }
 
     fn wanted_or_new(&mut self, digest: Digest) -> Option<u16> {
@@ -119,7 +120,7 @@ impl Driver {
         digest: Digest,
         file: Option<FillFile>,
         resume: Option<Resume>,
-        source: Source,
+        (source, twin): (Source, Option<Source>),
     ) {
         // No room: whoever asked was told by `find_or_want`; a pull asks again.
         let Some(index) = self.wanted_or_new(digest) else { return };
@@ -128,15 +129,19 @@ impl Driver {
         if let Some(FillFile { file, direct }) = file {
             (flow.file, flow.direct) = (Some(file), direct);
         }
-        flow.upstream = name_of(&source);
-        flow.source = Some(source);
+        let striped = twin.is_some();
+        for (feed, source) in flow.feeds.iter_mut().zip([Some(source), twin]) {
+            if let Some(source) = source {
+                feed.take(source);
+            }
+        }
         let (bytes, hasher, size) = match resume {
             Some(resume) => (resume.bytes, resume.hasher, Some(resume.size)),
             None => (0, Sha256::new(), None),
         };
         flow.size = size;
         self.begin_hash(index, bytes, hasher);
-        self.happen(Event::Fetch { flow: FlowId(index), resume: bytes, size });
+        self.happen(Event::Fetch { flow: FlowId(index), resume: bytes, size, striped });
         self.settle();
         if let Some(size) = size {
             self.wake_waiters(index, size);
@@ -169,17 +174,35 @@ impl Driver {
     }
 
     fn next_source(&mut self, digest: &Digest, attempt: Attempt, restart: bool, source: Source) {
-        let Some(index) = self.current(digest, attempt) else { return };
-        let Some(flow) = self.flows.get_mut(index) else { return };
-        flow.attempt += 1;
-        flow.upstream = name_of(&source);
-        flow.source = Some(source);
+        let Some(at) = self.current(digest, attempt) else { return };
+        let Some(feed) = self.feed_mut(at) else { return };
+        feed.take_next(source);
         if restart {
-            self.begin_hash_anew(index);
-            self.happen(Event::Restart { flow: FlowId(index) });
+            if let Some(flow) = self.flows.get_mut(at.flow) {
+                flow.feed_mut(1).source = None;
+            }
+            self.begin_hash_anew(at.flow);
+            self.happen(Event::Restart { flow: FlowId(at.flow) });
         } else {
-            self.connect(index);
+            self.connect(at);
         }
+    }
+
+    /// A whole flow gets a source for each stripe, once what its source is doing has ended.
+    fn split_flow(&mut self, digest: &Digest, attempt: Attempt) {
+        let Some(at) = self.current(digest, attempt) else { return };
+        let flow = FlowId(at.flow);
+        if !self.flows.get(at.flow).is_some_and(Flow::has_relay) || self.relay.is_striped(flow) {
+            return;
+        }
+        let Some(feed) = self.feed_mut(at) else { return };
+        let is_asking =
+            feed.uplink.as_ref().is_some_and(|uplink| !matches!(uplink.stage, Stage::Receiving));
+        if is_asking {
+            feed.split_due = true;
+            return self.cancel_stage(at);
+        }
+        self.happen(Event::Split { flow });
     }
 
     fn refuse(
@@ -229,11 +252,11 @@ impl Driver {
         }
     }
 
-    fn opened(&mut self, index: u16, size: u64) {
-        if let Some(flow) = self.flows.get_mut(index) {
-            flow.opened = Some(size);
+    fn opened(&mut self, lane: LaneId, size: u64) {
+        if let Some(feed) = self.feed_mut(lane) {
+            feed.opened = Some(size);
         }
-        self.connect(index);
+        self.connect(lane);
     }
 
     fn filled(
@@ -244,38 +267,30 @@ impl Driver {
         result: Result<u32, Lost>,
     ) {
         drop(lease);
-        let found = self.flows.iter().find(|(_, flow)| flow.lent && flow.digest == *digest);
-        let Some((index, flow)) = found else { return };
-        let (stale, slot) = (flow.attempt != attempt, flow.receiving);
-        if let Some(flow) = self.flows.get_mut(index) {
-            flow.lent = false;
-        }
-        match result {
-            Ok(bytes) if bytes > 0 && !stale => {
-                self.meter_received(index, slot, bytes);
-                self.happen(Event::Received { flow: FlowId(index), bytes });
+        let lane = lane_of(attempt);
+        let lent = |flow: &Flow| flow.feed(lane).lent && flow.digest == *digest;
+        let found = self.flows.iter().find(|(_, flow)| lent(flow)).map(|(index, _)| index);
+        let Some(at) = found.map(|flow| LaneId { flow, lane }) else { return };
+        let Some(feed) = self.feed_mut(at) else { return };
+        feed.lent = false;
+        let (stale, slot) = (feed.attempt != attempt, feed.receiving.take());
+        match (result, slot) {
+            (Ok(bytes), Some(slot)) if bytes > 0 && !stale => {
+                self.meter_received(at, slot, bytes);
+                self.happen(Event::Received { flow: FlowId(at.flow), lane, bytes });
             }
-            Ok(_) => self.lose(index, Lost::Short),
-            Err(cause) => self.lose(index, cause),
+            (Ok(_), _) => self.lose(at, Lost::Short),
+            (Err(cause), _) => self.lose(at, cause),
         }
     }
 
-    /// Ends what an upstream connection of a forgotten flow is doing.
-    pub(super) fn cancel_uplink(&mut self, index: u16) {
-        let Some(uplink) = self.flows.get(index).and_then(|flow| flow.uplink.as_ref()) else {
-            return;
-        };
+    /// Ends what an upstream connection of a forgotten lane is doing.
+    pub(super) fn cancel_uplink(&mut self, at: LaneId) {
+        let Some(uplink) = self.feed(at).and_then(|feed| feed.uplink.as_ref()) else { return };
         socket::shutdown(uplink.fd.as_fd());
-        let kind = match uplink.stage {
-            Stage::Connecting => Kind::Connect,
-            _ => return,
-        };
-        self.ring.cancel(flow_token(kind, &self.flows, index));
-    }
-}
-
-fn name_of(source: &Source) -> std::sync::Arc<str> {
-    match source {
-        Source::Http { upstream, .. } | Source::Cold { upstream } => upstream.clone(),
+        if matches!(uplink.stage, Stage::Connecting) {
+            let token = flow_token(Kind::Connect, &self.flows, at.flow);
+            self.ring.cancel(token.with_slot(Slot(at.lane.into())));
+        }
     }
 }

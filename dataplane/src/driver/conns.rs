@@ -9,10 +9,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use xylem_protocol::Digest;
-use xylem_protocol::http::{Answer, BLOB_TYPE, ByteRange, Method, Request, error_body, has_tag};
+use xylem_protocol::http::{
+    Answer, BLOB_TYPE, ByteRange, HEADER_SIZE, Method, Request, error_body, has_tag,
+};
 use xylem_protocol::limits::{HEAD_MAX, READERS_PER_BLOB_MAX};
+use xylem_protocol::stripe::{place_in_blob, stripe_bytes};
 
-use super::fetch::{Flow, Phase};
+use super::flow::{Flow, Phase};
 use super::meter::Traffic;
 use super::{Driver, conn_token};
 use crate::relay::{Event, FlowId, ReaderId};
@@ -35,7 +38,7 @@ pub(super) enum State {
     /// Waits for a blob whose size is not known yet.
     Waiting { request: Box<Request> },
     /// The response's head is being sent; then these bytes follow.
-    Heading { flow: u16, start: u64, end: u64 },
+    Heading { flow: u16, stripe: Option<u8>, start: u64, end: u64 },
     /// The relay feeds it.
     Streaming,
     /// A whole answer is being sent.
@@ -195,11 +198,14 @@ impl Driver {
         if self.conns.get(index).is_some_and(|conn| has_tag(&conn.known, &digest)) {
             return self.answer(index, 200, BLOB_TYPE, Some(&digest), "", None, &[]);
         }
-        let range = request.range.map_or(Ok((0, size)), |range: ByteRange| range.resolve(size));
+        // A stripe is a representation of its own.
+        let stripe = request.stripe;
+        let length = stripe.map_or(size, |stripe| stripe_bytes(size, stripe));
+        let range = request.range.map_or(Ok((0, length)), |range: ByteRange| range.resolve(length));
         let (start, end) = match range {
             Ok(range) => range,
             Err(error) => {
-                let extra = format!("Content-Range: bytes */{size}\r\n");
+                let extra = format!("Content-Range: bytes */{length}\r\n");
                 let body = error_body("RANGE_INVALID", &error.to_string());
                 return self.answer(index, 416, JSON_TYPE, None, &extra, None, &body);
             }
@@ -218,15 +224,17 @@ impl Driver {
             length: end - start,
             content_type: BLOB_TYPE,
             digest: Some(&digest),
-            part: partial.then_some((start, size)),
+            part: partial.then_some((start, length)),
             keep_alive: conn.keep_alive,
-            extra: "",
+            extra: &stripe.map_or(String::new(), |_| format!("{HEADER_SIZE}: {size}\r\n")),
         }
         .write(&mut head);
         conn.state = if request.method == Method::Head || start == end {
             State::Answering
         } else {
-            State::Heading { flow: flow_index, start, end }
+            let place = |offset| stripe.map_or(offset, |stripe| place_in_blob(offset, stripe));
+            let (start, end) = (place(start), place(end - 1) + 1);
+            State::Heading { flow: flow_index, stripe, start, end }
         };
         if let Some(flow) = self.flows.get_mut(flow_index) {
             flow.last_used = self.now;
@@ -248,7 +256,7 @@ impl Driver {
     fn head_sent(&mut self, index: u16, bytes: u64) {
         let now = self.now;
         let Some(conn) = self.conns.get_mut(index) else { return };
-        let State::Heading { flow, start, end } = conn.state else { return };
+        let State::Heading { flow, stripe, start, end } = conn.state else { return };
         conn.traffic.count(bytes, now);
         self.leave_heading(index);
         // The flow may have failed while the head was on its way.
@@ -259,7 +267,7 @@ impl Driver {
             conn.state = State::Streaming;
         }
         let reader = ReaderId(index);
-        self.happen(Event::Join { reader, flow: FlowId(flow), start, end });
+        self.happen(Event::Join { reader, flow: FlowId(flow), stripe, start, end });
     }
 
     fn send_answer(&mut self, index: u16, bytes: Vec<u8>) {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use xylem_protocol::limits::{SAMPLES_MAX, SLOT_BYTES, UNIT_BYTES};
 
 use super::Driver;
+use super::flow::LaneId;
 use crate::clock::monotonic_ns;
 use crate::hops::{ConnSample, Direction};
 use crate::link::{FlowProgress, Report, ToCold};
@@ -26,6 +27,8 @@ pub(super) struct Traffic {
     cookie: u64,
     pub(super) peer: Option<Arc<str>>,
     pub(super) receiving: bool,
+    /// It is closed before its answer has ended.
+    pub(super) discarded: bool,
     bytes: u64,
     active: Duration,
     starved: Duration,
@@ -47,6 +50,7 @@ impl Traffic {
             cookie,
             peer: None,
             receiving: false,
+            discarded: false,
             bytes: 0,
             active: Duration::ZERO,
             starved: Duration::ZERO,
@@ -106,6 +110,7 @@ impl Traffic {
             at_ns: monotonic_ns(),
             relay_payload_bytes: self.bytes,
             closed,
+            discarded: closed && self.discarded,
             active_ns: nanos(self.active),
             starved_ns,
             withheld_ns,
@@ -186,12 +191,13 @@ impl Meter {
 
 impl Driver {
     /// Bytes arrived in a flow's newest slot: stamps the units that are whole now.
-    pub(super) fn meter_received(&mut self, flow: u16, slot: Slot, bytes: u32) {
+    pub(super) fn meter_received(&mut self, at: LaneId, slot: Slot, bytes: u32) {
+        let LaneId { flow, lane } = at;
         self.meter.moving = true;
         if let Some(first) = self.flows.get_mut(flow).filter(|flow| flow.first_byte_ns == 0) {
             first.first_byte_ns = monotonic_ns();
         }
-        let before = self.relay.received_bytes(FlowId(flow));
+        let before = self.relay.edge(FlowId(flow), lane);
         let after = before + u64::from(bytes);
         let unit = u64::from(UNIT_BYTES);
         let size = self.flows.get(flow).and_then(|flow| flow.size);
@@ -246,10 +252,11 @@ impl Driver {
             }
         }
         for index in self.flows.indices() {
-            let flow = self.flows.get_mut(index);
-            let Some(uplink) = flow.and_then(|flow| flow.uplink.as_mut()) else { continue };
-            if uplink.traffic.moved {
-                connections.extend(uplink.traffic.sample(&uplink.fd, false));
+            let Some(flow) = self.flows.get_mut(index) else { continue };
+            for uplink in flow.feeds.iter_mut().filter_map(|feed| feed.uplink.as_mut()) {
+                if uplink.traffic.moved {
+                    connections.extend(uplink.traffic.sample(&uplink.fd, false));
+                }
             }
         }
         for idle in &mut self.idle {
@@ -272,11 +279,14 @@ impl Driver {
         open.map(|(index, flow)| FlowProgress {
             digest: flow.digest,
             received_bytes: self.relay.received_bytes(FlowId(index)),
+            edges: [0, 1].map(|lane| {
+                self.relay.edge(FlowId(index), lane).min(flow.size.unwrap_or(u64::MAX))
+            }),
             stored_bytes: self.relay.stored_bytes(FlowId(index)),
             size_bytes: flow.size.unwrap_or(0),
             readers: u32::try_from(self.relay.readers_of(FlowId(index))).unwrap_or(u32::MAX),
             first_byte_ns: flow.first_byte_ns,
-            upstream: flow.upstream.clone(),
+            upstream: flow.feed(0).upstream.clone(),
         })
         .collect()
     }

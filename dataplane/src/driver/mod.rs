@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! conns.rs   downstream: accept, read requests (requests.rs), answer, hand bodies to the relay
+//! flow.rs    a blob in the table: its file, its feeds, who waits for it
 //! fetch.rs   upstream: connect, ask, look at the answer, hand the body to the relay
 //! uplink.rs  upstream connections: kept, watched, given up
 //! act.rs     the relay's actions, one arm each
@@ -16,6 +17,7 @@ mod act;
 mod cold;
 mod conns;
 mod fetch;
+mod flow;
 mod hasher;
 mod meter;
 mod table;
@@ -36,7 +38,7 @@ use crate::relay::{Action, Event, Relay};
 use crate::ring::token::{Kind, Token};
 use crate::ring::{Completion, Ring, RingError};
 use conns::{Conn, Held};
-use fetch::Flow;
+use flow::Flow;
 use hasher::Hasher;
 use meter::Meter;
 use table::Table;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use xylem_protocol::Digest;
 use xylem_protocol::limits::{CONNECT_MS, IDLE_MS, IDLE_UPLINKS_MAX, SILENT_MS, STALL_MS};
 
+use super::flow::LaneId;
 use super::meter::Traffic;
 use super::{Driver, flow_token};
 use crate::link::{Attempt, Lost, Source, ToCold};
@@ -39,6 +40,10 @@ pub(super) struct Uplink {
     pub(super) reused: bool,
     /// Bytes of the body to come.
     pub(super) left: u64,
+    /// Where the next piece begins that this connection is to bring.
+    pub(super) next: Option<u64>,
+    /// Whether it was asked for that already.
+    pub(super) asked_next: bool,
     /// Since when it is to bring something.
     pub(super) since: Instant,
     /// When the cold half was last asked whether the peer is alive.
@@ -62,11 +67,12 @@ impl IdleUplink {
 
 impl Driver {
     /// Keeps a connection whose body is complete for the next blob.
-    pub(super) fn keep_if_done(&mut self, index: u16) {
-        let Some(flow) = self.flows.get_mut(index) else { return };
-        let is_done =
-            |uplink: &mut Uplink| matches!(uplink.stage, Stage::Receiving) && uplink.left == 0;
-        let Some(mut uplink) = flow.uplink.take_if(is_done) else { return };
+    pub(super) fn keep_if_done(&mut self, at: LaneId) {
+        let Some(feed) = self.feed_mut(at) else { return };
+        let is_done = |uplink: &mut Uplink| {
+            matches!(uplink.stage, Stage::Receiving) && uplink.left == 0 && uplink.next.is_none()
+        };
+        let Some(mut uplink) = feed.uplink.take_if(is_done) else { return };
         if uplink.keep_alive {
             if self.idle.len() >= IDLE_UPLINKS_MAX {
                 self.drop_idle();
@@ -90,27 +96,25 @@ impl Driver {
         }
     }
 
-    /// A connection of an earlier blob may have been closed meanwhile: then a fresh one is tried,
-    /// once.
-    pub(super) fn lose_or_renew(&mut self, index: u16, cause: Lost) {
-        let reused = self
-            .flows
-            .get(index)
-            .and_then(|flow| flow.uplink.as_ref())
-            .is_some_and(|uplink| uplink.reused && uplink.head.is_empty());
+    /// A connection of an earlier blob, or piece, may have been closed meanwhile: then a fresh one
+    /// is tried, once.
+    pub(super) fn lose_or_renew(&mut self, at: LaneId, cause: Lost) {
+        let uplink = self.feed(at).and_then(|feed| feed.uplink.as_ref());
+        let reused = uplink.is_some_and(|uplink| uplink.reused && uplink.head.is_empty());
         if !reused {
-            return self.lose(index, cause);
+            return self.lose(at, cause);
         }
-        self.drop_uplink(index);
+        self.drop_uplink(at);
         // The others to the same place are likely gone as well.
         while !self.idle.is_empty() {
             self.drop_idle();
         }
-        self.connect(index);
+        self.connect(at);
     }
 
-    pub(super) fn drop_uplink(&mut self, index: u16) {
-        if let Some(mut uplink) = self.flows.get_mut(index).and_then(|flow| flow.uplink.take()) {
+    pub(super) fn drop_uplink(&mut self, at: LaneId) {
+        if let Some(mut uplink) = self.feed_mut(at).and_then(|feed| feed.uplink.take()) {
+            uplink.traffic.discarded = uplink.left > 0 || uplink.asked_next;
             self.meter.take_last(&uplink.fd, &mut uplink.traffic);
         }
     }
@@ -118,74 +122,95 @@ impl Driver {
     /// Watches connections that should bring something: asks whether a silent peer is alive, and
     /// ends what has been silent for too long.
     pub(super) fn watch_uplinks(&mut self) {
-        for index in self.flows.indices() {
-            let Some(flow) = self.flows.get_mut(index) else { continue };
-            let (Some(uplink), Some(Source::Http { registry, answer_ms, .. })) =
-                (&mut flow.uplink, &flow.source)
-            else {
-                continue;
-            };
-            let is_receiving = matches!(uplink.stage, Stage::Receiving);
-            if is_receiving && self.relay.is_starved(FlowId(index)) {
-                // We do not read: it is not to blame.
-                uplink.since = self.now;
-                continue;
+        for flow in self.flows.indices() {
+            for lane in 0..2 {
+                self.watch_uplink(LaneId { flow, lane });
             }
-            let patience = match uplink.stage {
-                Stage::Connecting => CONNECT_MS,
-                Stage::Receiving if !registry => STALL_MS,
-                _ => *answer_ms,
-            };
-            let silence = self.now - uplink.since;
-            if silence > Duration::from_millis(patience) {
-                self.cancel_stage(index);
-                continue;
-            }
-            let period = Duration::from_millis(SILENT_MS);
-            let asked = uplink.alive_asked.filter(|asked| *asked > uplink.since);
-            let is_due = asked.is_none_or(|asked| self.now - asked > period);
-            let is_peer = !registry && !matches!(uplink.stage, Stage::Connecting);
-            if is_peer && silence > period && is_due {
-                uplink.alive_asked = Some(self.now);
-                let (digest, attempt) = (flow.digest, flow.attempt);
-                self.tell(ToCold::Silent { digest, attempt });
-            }
+        }
+    }
+
+    fn watch_uplink(&mut self, at: LaneId) {
+        let Some(flow) = self.flows.get_mut(at.flow) else { return };
+        let digest = flow.digest;
+        let feed = flow.feed_mut(at.lane);
+        let (Some(uplink), Some(Source::Http { registry, answer_ms, .. })) =
+            (&mut feed.uplink, &feed.source)
+        else {
+            return;
+        };
+        let is_receiving = matches!(uplink.stage, Stage::Receiving);
+        if is_receiving && self.relay.is_starved(FlowId(at.flow), at.lane) {
+            // We do not read: it is not to blame.
+            uplink.since = self.now;
+            return;
+        }
+        let patience = match uplink.stage {
+            Stage::Connecting => CONNECT_MS,
+            Stage::Receiving if !registry => STALL_MS,
+            _ => *answer_ms,
+        };
+        let silence = self.now - uplink.since;
+        if silence > Duration::from_millis(patience) {
+            return self.cancel_stage(at);
+        }
+        let period = Duration::from_millis(SILENT_MS);
+        let asked = uplink.alive_asked.filter(|asked| *asked > uplink.since);
+        let is_due = asked.is_none_or(|asked| self.now - asked > period);
+        let is_peer = !registry && !matches!(uplink.stage, Stage::Connecting);
+        if is_peer && silence > period && is_due {
+            uplink.alive_asked = Some(self.now);
+            let attempt = feed.attempt;
+            self.tell(ToCold::Silent { digest, attempt });
         }
     }
 
     /// Ends what an upstream connection is waiting for; its completion says that it is lost.
-    fn cancel_stage(&mut self, index: u16) {
-        let Some(flow) = self.flows.get(index) else { return };
-        let Some(uplink) = &flow.uplink else { return };
+    pub(super) fn cancel_stage(&mut self, at: LaneId) {
+        let Some(feed) = self.feed(at) else { return };
+        let Some(uplink) = &feed.uplink else { return };
         let (kind, slot) = match uplink.stage {
-            Stage::Connecting => (Kind::Connect, Slot(0)),
-            Stage::Asking => (Kind::Request, Slot(0)),
-            Stage::Peeking => (Kind::ResponsePeek, Slot(0)),
-            Stage::Receiving => (Kind::Receive, flow.receiving),
+            Stage::Connecting => (Kind::Connect, Slot(at.lane.into())),
+            Stage::Asking => (Kind::Request, Slot(at.lane.into())),
+            Stage::Peeking => (Kind::ResponsePeek, Slot(at.lane.into())),
+            Stage::Receiving => match feed.receiving {
+                Some(slot) => (Kind::Receive, slot),
+                None => return,
+            },
         };
-        let token = flow_token(kind, &self.flows, index);
+        let token = flow_token(kind, &self.flows, at.flow);
         self.ring.cancel(token.with_slot(slot));
     }
 
-    /// A source is known to be stuck: it is lost now, and not when patience ends.
-    pub(super) fn give_up(&mut self, digest: &Digest, attempt: Attempt) {
-        let Some(index) = self.current(digest, attempt) else { return };
-        let Some(flow) = self.flows.get_mut(index) else { return };
-        if flow.uplink.is_some() {
-            return self.cancel_stage(index);
+    /// A source is known to be stuck, or there is a better one: it is lost now, and not when
+    /// patience ends.
+    pub(super) fn give_up(&mut self, digest: &Digest, attempt: Attempt, moved: bool) {
+        let Some(at) = self.current(digest, attempt) else { return };
+        let Some(feed) = self.feed_mut(at) else { return };
+        feed.moving = moved && feed.source.is_some();
+        if let Some(uplink) = &feed.uplink {
+            let idle = matches!(uplink.stage, Stage::Receiving) && feed.receiving.is_none();
+            // The relay waits for a slot: no completion would come.
+            return if idle {
+                self.lose(at, Lost::Stalled(SILENT_MS))
+            } else {
+                self.cancel_stage(at)
+            };
         }
         // It waits for its turn, and has not asked its source for anything yet.
-        if flow.turn.is_none() && flow.source.take().is_some() {
-            let at = self.relay.received_bytes(FlowId(index));
-            let (digest, cause) = (*digest, Lost::Stalled(SILENT_MS));
-            self.tell(ToCold::Lost { digest, attempt, at, cause });
+        if feed.turn.is_none() && feed.source.take().is_some() {
+            let moved = std::mem::take(&mut feed.moving);
+            let edge = self.relay.edge(FlowId(at.flow), at.lane);
+            let cause = if moved { Lost::Moved } else { Lost::Stalled(SILENT_MS) };
+            let digest = *digest;
+            self.tell(ToCold::Lost { digest, attempt, at: edge, cause });
         }
     }
 
     /// This thread did not run for a while: whoever seemed silent meanwhile may have spoken.
     pub(super) fn forgive_silence(&mut self) {
         for index in self.flows.indices() {
-            if let Some(uplink) = self.flows.get_mut(index).and_then(|flow| flow.uplink.as_mut()) {
+            let Some(flow) = self.flows.get_mut(index) else { continue };
+            for uplink in flow.feeds.iter_mut().filter_map(|feed| feed.uplink.as_mut()) {
                 uplink.since = self.now;
             }
         }

@@ -57,6 +57,8 @@ pub struct ConnSample {
     pub relay_payload_bytes: u64,
     /// The relay has closed it: no more samples follow.
     pub closed: bool,
+    /// Receiving: it was closed before its answer had ended; the relay has not seen all that came.
+    pub discarded: bool,
     /// Time with a response under way: from the request to the last byte.
     pub active_ns: u64,
     /// Sending: of it, the relay had nothing at hand to send.
@@ -81,6 +83,7 @@ impl Default for ConnSample {
             at_ns: 0,
             relay_payload_bytes: 0,
             closed: false,
+            discarded: false,
             active_ns: 0,
             starved_ns: 0,
             withheld_ns: 0,

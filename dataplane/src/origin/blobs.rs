@@ -90,7 +90,7 @@ impl Registry {
         self.url(&format!("{repository}/blobs/{digest}"))
     }
 
-    /// Opens a blob inside TLS from `offset` on.
+    /// Opens a blob inside TLS from `offset` on, to its end or to `end`.
     ///
     /// # Errors
     /// [`OriginError`].
@@ -98,19 +98,20 @@ impl Registry {
         &self,
         repository: &str,
         url: Url,
-        offset: u64,
+        (offset, end): (u64, Option<u64>),
         credentials: &Credentials,
     ) -> Result<BlobStream, OriginError> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        if let Ok(range) = format!("bytes={offset}-").parse() {
+        let last = end.map_or(String::new(), |end| (end - 1).to_string());
+        if let Ok(range) = format!("bytes={offset}-{last}").parse() {
             headers.insert(RANGE, range);
         }
         let asked = self.ask(Method::GET, url.clone(), repository, headers, None, credentials);
         let response = asked.await?;
         let size = match response.status().as_u16() {
-            200 if offset == 0 => response.content_length(),
-            206 => header(&response, "content-range").and_then(|line| whole_size(line, offset)),
+            200 if offset == 0 && end.is_none() => response.content_length(),
+            206 => header(&response, "content-range").and_then(|line| size_in(line, offset, end)),
             200 => None,
             _ => return Err(self.refusal(response, url.path().to_owned()).await),
         };
@@ -119,13 +120,14 @@ impl Registry {
     }
 }
 
-/// Size of the blob of which a `Content-Range` names everything from `offset` on.
-fn whole_size(line: &str, offset: u64) -> Option<u64> {
+/// Size of the blob of which a `Content-Range` names everything from `offset` on, or to `end`.
+fn size_in(line: &str, offset: u64, end: Option<u64>) -> Option<u64> {
     let (part, size) = line.strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = part.split_once('-')?;
     let (first, last, size): (u64, u64, u64) =
         (first.parse().ok()?, last.parse().ok()?, size.parse().ok()?);
-    (first == offset && last.checked_add(1) == Some(size)).then_some(size)
+    let end = end.map_or(size, |end| end.min(size));
+    (first == offset && last.checked_add(1) == Some(end)).then_some(size)
 }
 
 /// A head for the ring thread, without `Range` and the empty line.

@@ -9,6 +9,7 @@ use reqwest::{Client, StatusCode};
 use xylem_protocol::Digest;
 use xylem_protocol::http::{ALIVE_PATH, HEADER_GRANT, HEADER_IMAGE, HEADER_NODE, HEADER_PATH};
 use xylem_protocol::limits::{ALIVE_MS, CONNECT_MS, MANIFEST_MAX, PEER_MANIFEST_MS};
+use xylem_protocol::stripe::STRIPES;
 
 use super::registry::{USER_AGENT, bounded, checked};
 use super::{ACCEPT_ALL, Manifest, OriginError, tls};
@@ -20,6 +21,8 @@ pub struct PeerRequest {
     pub namespace: Option<Rc<str>>,
     /// Repository.
     pub repository: String,
+    /// The only stripe of a blob that is wanted.
+    pub stripe: Option<u8>,
     /// Manifest or blob.
     pub digest: Digest,
     /// The tree.
@@ -35,10 +38,13 @@ pub struct PeerRequest {
 impl PeerRequest {
     /// What stands behind the repository's name: `kind` is `blobs` or `manifests`.
     fn target(&self, kind: &str) -> String {
-        let Self { namespace, repository, digest, .. } = self;
+        let Self { namespace, repository, stripe, digest, .. } = self;
         // A host has no character that a query could not.
-        let query = namespace.as_ref().map_or(String::new(), |host| format!("?ns={host}"));
-        format!("/v2/{repository}/{kind}/{digest}{query}")
+        let host = namespace.as_ref().map(|host| format!("ns={host}"));
+        let stripe = stripe.map(|stripe| format!("stripe={stripe}/{STRIPES}"));
+        let query: Vec<String> = host.into_iter().chain(stripe).collect();
+        let mark = if query.is_empty() { "" } else { "?" };
+        format!("/v2/{repository}/{kind}/{digest}{mark}{}", query.join("&"))
     }
 
     /// The head of a request for a blob, without `Range` and the empty line.

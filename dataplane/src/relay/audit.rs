@@ -9,8 +9,11 @@ use std::collections::{BTreeMap, VecDeque};
 
 use xylem_protocol::limits::{DIRECT_ALIGN, RECV_MAX, SLOT_BYTES, UNIT_BYTES};
 
+mod shadow;
+
 use super::{Action, Event, FlowId, ReaderId, Reason};
 use crate::ring::Slot;
+use shadow::{Blob, Client, Content, PIECE, Part, Ranges, Shadow, in_stripe};
 
 /// The shadow of one relay.
 #[derive(Debug)]
@@ -23,93 +26,6 @@ pub struct Audit {
     lives: u64,
     /// Bytes received, written and sent, for comparison with the relay's totals.
     counts: [u64; 3],
-}
-
-/// A slot: what it holds and how many operations are in flight on it.
-#[derive(Debug, Default)]
-struct Shadow {
-    content: Option<Content>,
-    users: u32,
-    filling: bool,
-}
-
-/// A run of bytes of one life of one flow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Content {
-    life: u64,
-    /// Offset in the blob of the slot's first byte.
-    base: u64,
-    /// Offsets in the slot: first byte, behind the last byte.
-    low: u32,
-    high: u32,
-}
-
-/// One way from slots to somewhere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Part {
-    slot: Slot,
-    offset: u32,
-    bytes: u32,
-    at: u64,
-}
-
-#[derive(Debug)]
-struct Blob {
-    life: u64,
-    size: Option<u64>,
-    connected: bool,
-    received: u64,
-    given_to_hash: u64,
-    hashing: VecDeque<Part>,
-    finalizing: bool,
-    verified: bool,
-    wrong: bool,
-    failed: bool,
-    stored: bool,
-    receiving: Option<Part>,
-    writing: Vec<Part>,
-    file: Ranges,
-}
-
-#[derive(Debug)]
-struct Client {
-    flow: FlowId,
-    position: u64,
-    end: u64,
-    sending: Option<Part>,
-    reading: Option<Part>,
-    parked: bool,
-    cancelled: bool,
-    /// Why it may be cut.
-    broken: Option<Reason>,
-}
-
-/// A set of offsets: disjoint ranges in order.
-#[derive(Debug, Default)]
-struct Ranges(Vec<(u64, u64)>);
-
-impl Ranges {
-    /// Adds a range none of which is in the set.
-    fn insert(&mut self, from: u64, to: u64) {
-        if from == to {
-            return;
-        }
-        let index = self.0.partition_point(|&(low, _)| low < from);
-        assert!(index == 0 || self.0[index - 1].1 <= from, "a byte written twice");
-        assert!(self.0.get(index).is_none_or(|&(low, _)| to <= low), "a byte written twice");
-        self.0.insert(index, (from, to));
-        self.0.dedup_by(|next, first| {
-            let adjoining = first.1 == next.0;
-            if adjoining {
-                first.1 = next.1;
-            }
-            adjoining
-        });
-    }
-
-    fn covers(&self, from: u64, to: u64) -> bool {
-        from >= to || self.0.iter().any(|&(low, high)| low <= from && to <= high)
-    }
 }
 
 impl Audit {
@@ -149,18 +65,27 @@ impl Audit {
     /// Looks at an event that the driver is about to give to the relay.
     pub fn event(&mut self, event: Event) {
         match event {
-            Event::Fetch { flow, resume, size } => self.open(flow, resume, size, false),
-            Event::Serve { flow, size } => self.open(flow, size, Some(size), true),
-            Event::SourceReady { flow, size } => {
-                let blob = self.blob(flow);
-                assert!(!blob.connected && blob.size.is_none_or(|known| known == size));
-                (blob.connected, blob.size) = (true, Some(size));
+            Event::Fetch { flow, resume, size, striped } => {
+                self.open(flow, resume, size, false);
+                if striped {
+                    self.blob(flow).split();
+                }
             }
-            Event::Received { flow, bytes } => self.received(flow, bytes),
-            Event::SourceLost { flow } => {
+            Event::Serve { flow, size } => self.open(flow, size, Some(size), true),
+            Event::SourceReady { flow, lane, size } => {
                 let blob = self.blob(flow);
-                blob.connected = false;
-                if let Some(part) = blob.receiving.take() {
+                if blob.is_late(lane) {
+                    return;
+                }
+                let is_new = !std::mem::replace(&mut blob.connected[usize::from(lane)], true);
+                assert!(is_new && blob.size.is_none_or(|known| known == size));
+                blob.size = Some(size);
+            }
+            Event::Received { flow, lane, bytes } => self.received(flow, lane, bytes),
+            Event::SourceLost { flow, lane } => {
+                let blob = self.blob(flow);
+                blob.connected[usize::from(lane)] = false;
+                if let Some(part) = blob.receiving[usize::from(lane)].take() {
                     self.slot(part.slot).filling = false;
                 }
             }
@@ -173,7 +98,9 @@ impl Audit {
             }
             Event::Finalized { flow, matches } => self.finalized(flow, matches),
             Event::Abandon { flow } => self.fail(flow),
-            Event::Join { reader, flow, start, end } => self.join(reader, flow, start, end),
+            Event::Join { reader, flow, stripe, start, end } => {
+                self.join(reader, flow, stripe, (start, end));
+            }
             Event::Sent { reader, bytes } => self.sent(reader, bytes),
             Event::SendFailed { reader } => {
                 self.sent(reader, 0);
@@ -191,19 +118,21 @@ impl Audit {
                 client.parked = false;
                 client.broken.get_or_insert(Reason::Gone);
             }
-            Event::Restart { .. } | Event::Tick => {}
+            Event::Split { .. } | Event::Restart { .. } | Event::Tick => {}
         }
     }
 
     /// Looks at an action that the relay has ordered.
     pub fn action(&mut self, action: Action) {
         match action {
-            Action::Connect { flow, at } => self.connect(flow, at),
-            Action::Recv { flow, slot, offset, bytes, at } => {
-                self.recv(flow, Part { slot, offset, bytes, at });
+            Action::Split { flow } => self.blob(flow).split(),
+            Action::Connect { flow, lane, at } => self.connect(flow, usize::from(lane), at),
+            Action::Recv { flow, lane, slot, offset, bytes, at } => {
+                self.recv(flow, usize::from(lane), Part { slot, offset, bytes, at });
             }
-            Action::CancelRecv { flow } => {
-                assert!(self.blob(flow).receiving.is_some(), "no receive to cancel");
+            Action::CancelRecv { flow, lane } => {
+                let receiving = &self.blob(flow).receiving[usize::from(lane)];
+                assert!(receiving.is_some(), "no receive to cancel");
             }
             Action::Write { flow, slot, offset, bytes, at } => {
                 let part = Part { slot, offset, bytes, at };
@@ -261,8 +190,10 @@ impl Audit {
         let blob = Blob {
             life: self.lives,
             size,
-            connected: false,
-            received: present,
+            striped: false,
+            connected: [false; 2],
+            next: [present; 2],
+            receiving: [None; 2],
             given_to_hash: present,
             hashing: VecDeque::new(),
             finalizing: false,
@@ -270,7 +201,6 @@ impl Audit {
             wrong: false,
             failed: false,
             stored: whole,
-            receiving: None,
             writing: Vec::new(),
             file,
         };
@@ -278,30 +208,32 @@ impl Audit {
     }
 
     /// A connection is wanted: at the first byte that is missing, or at zero after a mismatch.
-    fn connect(&mut self, flow: FlowId, at: u64) {
+    fn connect(&mut self, flow: FlowId, lane: usize, at: u64) {
         self.lives += 1;
         let life = self.lives;
         let blob = self.blob(flow);
-        assert!(!blob.stored && !blob.failed && !blob.connected, "a source for nothing");
+        assert!(!blob.stored && !blob.failed && !blob.connected[lane], "a source for nothing");
+        assert!(lane == 0 || blob.striped, "a source for no stripe");
         if blob.wrong {
-            let quiet = blob.receiving.is_none() && blob.writing.is_empty();
+            let quiet = blob.receiving == [None; 2] && blob.writing.is_empty();
             assert!(quiet && blob.hashing.is_empty(), "begun again while wrong bytes are about");
             blob.wrong = false;
-            (blob.life, blob.received, blob.given_to_hash) = (life, 0, 0);
+            (blob.life, blob.striped, blob.next, blob.given_to_hash) = (life, false, [0; 2], 0);
             blob.file = Ranges::default();
         }
-        assert_eq!(at, blob.received, "a gap or a repetition at the source");
+        assert_eq!(at, blob.next[lane], "a gap or a repetition at the source");
     }
 
-    fn recv(&mut self, flow: FlowId, part: Part) {
+    fn recv(&mut self, flow: FlowId, lane: usize, part: Part) {
         let blob = self.blob(flow);
-        assert!(blob.connected && !blob.failed && blob.receiving.is_none(), "no source to ask");
+        let is_free = blob.connected[lane] && blob.receiving[lane].is_none();
+        assert!(is_free && !blob.failed, "no source to ask");
         let size = blob.size.expect("a connected flow's size");
-        assert_eq!(part.at, blob.received, "received at the wrong offset");
+        assert_eq!(part.at, blob.next[lane], "received at the wrong offset");
         assert!(part.bytes > 0 && part.bytes <= RECV_MAX);
         assert!(part.at + u64::from(part.bytes) <= size, "received beyond the blob");
         assert!(part.offset + part.bytes <= SLOT_BYTES, "received beyond the slot");
-        blob.receiving = Some(part);
+        blob.receiving[lane] = Some(part);
         let (life, base) = (blob.life, part.at - u64::from(part.offset));
         let shadow = self.slot(part.slot);
         assert!(!shadow.filling, "two operations fill one slot");
@@ -316,11 +248,12 @@ impl Audit {
         shadow.filling = true;
     }
 
-    fn received(&mut self, flow: FlowId, bytes: u32) {
+    fn received(&mut self, flow: FlowId, lane: u8, bytes: u32) {
         let blob = self.blob(flow);
-        let part = blob.receiving.take().expect("a receive in flight");
+        let part = blob.receiving[usize::from(lane)].take().expect("a receive in flight");
         assert!(bytes > 0 && bytes <= part.bytes, "more than was asked for");
-        blob.received += u64::from(bytes);
+        let next = part.at + u64::from(bytes);
+        blob.next[usize::from(lane)] = if blob.striped { in_stripe(next, lane) } else { next };
         self.counts[0] += u64::from(bytes);
         let shadow = self.slot(part.slot);
         shadow.filling = false;
@@ -357,7 +290,7 @@ impl Audit {
         let blob = self.blob(flow);
         assert!(blob.finalizing && blob.hashing.is_empty(), "a verdict before its time");
         blob.finalizing = false;
-        (blob.verified, blob.wrong, blob.connected) = (matches, !matches, false);
+        (blob.verified, blob.wrong, blob.connected) = (matches, !matches, [false; 2]);
         if !matches {
             self.break_readers(flow);
         }
@@ -378,18 +311,25 @@ impl Audit {
     fn close(&mut self, flow: FlowId) {
         let blob = self.flows.remove(&flow).expect("an open flow");
         assert!(blob.failed, "closed without being given up");
-        let quiet = blob.receiving.is_none() && blob.writing.is_empty() && !blob.finalizing;
+        let quiet = blob.receiving == [None; 2] && blob.writing.is_empty() && !blob.finalizing;
         assert!(quiet && blob.hashing.is_empty(), "closed with operations in flight");
         assert!(self.readers.values().all(|client| client.flow != flow), "closed with readers");
     }
 
-    fn join(&mut self, reader: ReaderId, flow: FlowId, start: u64, end: u64) {
+    fn join(
+        &mut self,
+        reader: ReaderId,
+        flow: FlowId,
+        stripe: Option<u8>,
+        (start, end): (u64, u64),
+    ) {
         let blob = self.blob(flow);
         let size = blob.size.expect("a reader of a blob of known size");
         assert!(start <= end && end <= size);
         let broken = (blob.failed || blob.wrong).then_some(Reason::Flow);
         let client = Client {
             flow,
+            stripe,
             position: start,
             end,
             sending: None,
@@ -408,6 +348,9 @@ impl Audit {
         assert_eq!(part.at, client.position, "a gap or a repetition for a reader");
         let behind = part.at + u64::from(part.bytes);
         assert!(behind <= client.end, "sent beyond the range");
+        let last = behind.saturating_sub(1);
+        let is_own = client.stripe.is_none_or(|own| in_stripe(part.at, own) == part.at);
+        assert!(is_own && (client.stripe.is_none() || last / PIECE == part.at / PIECE));
         client.sending = Some(part);
         client.cancelled = false;
         let flow = client.flow;
@@ -421,7 +364,10 @@ impl Audit {
         let client = self.client(reader);
         let part = client.sending.take().expect("a send in flight");
         assert!(bytes <= part.bytes, "more sent than asked for");
-        client.position += u64::from(bytes);
+        let next = client.position + u64::from(bytes);
+        let is_end = next == client.end;
+        let stripe = client.stripe.filter(|_| !is_end);
+        client.position = stripe.map_or(next, |own| in_stripe(next, own));
         self.slot(part.slot).users -= 1;
         self.counts[2] += u64::from(bytes);
     }

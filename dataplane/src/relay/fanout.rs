@@ -5,9 +5,9 @@
 //! (*behind*) until they meet the window again. A reader that is merely a little late is left to
 //! back-pressure: the file costs a read of the disk for every byte.
 
-use super::flow::Phase;
 use super::reader::{Mode, Operation};
 use super::{Action, FlowId, ReaderId, Reason, Relay};
+use crate::ring::Slot;
 
 /// Ticks for which a flow stands in the queue for a slot before its slowest readers are taken off
 /// it.
@@ -16,6 +16,9 @@ const STARVED_TICKS_MAX: u32 = 2;
 /// A flow that lets go of this many slots in a tick has no slow reader: 250 MB/s at ticks of 25 ms.
 /// Above that, reading the file again costs more than waiting.
 const FREED_PER_TICK: u32 = 6;
+
+/// Ticks without a byte after which one more flow gets its turn.
+const QUIET_TICKS_MAX: u32 = 2;
 
 /// Ticks for which a send from a reader's own slot may be in flight while others wait for one.
 const STUCK_TICKS_MAX: u32 = 2;
@@ -68,16 +71,20 @@ impl Relay {
 
     /// Applies to every slot from the reader's position on.
     fn change_pins(&mut self, id: ReaderId, change: impl Fn(u32) -> u32) {
-        let reader = self.reader(id);
+        let reader = self.readers[usize::from(id.0)].as_ref().expect("a joined reader");
         let position = reader.position;
         let flow = self.flows[usize::from(reader.flow.0)].as_ref().expect("an open flow");
-        for &slot in flow.window.iter().rev() {
-            let held = self.pool.held_mut(slot);
-            // Its end when full: a slot being filled is pinned by all.
-            if held.end() + u64::from(held.room()) <= position {
-                break;
+        for lane in &flow.lanes {
+            for &slot in lane.window.iter().rev() {
+                let held = self.pool.held_mut(slot);
+                // Its end when full: a slot being filled is pinned by all.
+                if held.end() + u64::from(held.room()) <= position {
+                    break;
+                }
+                if reader.covers(held.begin) {
+                    held.pins = change(held.pins);
+                }
             }
-            held.pins = change(held.pins);
         }
     }
 
@@ -95,20 +102,40 @@ impl Relay {
     }
 
     pub(super) fn tick(&mut self, actions: &mut Vec<Action>) {
-        let mut starved = false;
-        for &id in &self.active {
-            let flow = self.flows[usize::from(id.0)].as_mut().expect("an active flow");
-            flow.starved_ticks = if flow.claiming { flow.starved_ticks + 1 } else { 0 };
+        let (mut starved, mut moved) = (false, false);
+        for index in 0..self.active.len() {
+            let id = self.active[index];
+            let is_short = self.is_short_of_slots(id);
+            let flow = self.flow_mut(id);
+            flow.starved_ticks = if is_short { flow.starved_ticks + 1 } else { 0 };
             starved |= flow.starved_ticks >= STARVED_TICKS_MAX;
+            moved |= std::mem::take(&mut flow.moved);
         }
         if starved {
             self.detach_slow(actions);
         }
+        self.widen_if_quiet(moved, actions);
         for flow in self.flows.iter_mut().flatten() {
             flow.freed = 0;
         }
         if !self.pool.reader_claims.is_empty() {
             self.reclaim_stuck(actions);
+        }
+    }
+
+    /// Nothing moves though flows wait for their turn. Two nodes may each wait for a blob whose
+    /// turn it is at the other: one more gets its turn, if there is memory for it.
+    fn widen_if_quiet(&mut self, moved: bool, actions: &mut Vec<Action>) {
+        let Some(&next) = self.waiting.front() else {
+            self.quiet_ticks = 0;
+            return;
+        };
+        self.quiet_ticks = if moved { 0 } else { self.quiet_ticks + 1 };
+        let lanes = self.flow(next).lanes().len();
+        let striped = self.active.iter().filter(|&&id| self.flow(id).striped).count();
+        if self.quiet_ticks >= QUIET_TICKS_MAX && self.pool.left_for_flows() >= lanes + striped {
+            self.quiet_ticks = 0;
+            self.give_turn(actions);
         }
     }
 
@@ -118,27 +145,36 @@ impl Relay {
         for index in 0..self.flows.len() {
             let Some(flow) = self.flows[index].as_ref() else { continue };
             let id = FlowId(u16::try_from(index).expect("an id"));
-            let Some(&front) = flow.window.front() else { continue };
-            let held = self.pool.held(front);
-            let pinned_only = held.stored && flow.hashed >= held.end() && held.pins > 0;
-            if !pinned_only || flow.freed >= FREED_PER_TICK {
+            if flow.freed >= FREED_PER_TICK {
                 continue;
             }
-            let passed = held.end();
-            for index in (0..self.flow(id).readers.len()).rev() {
-                let reader_id = self.flow(id).readers[index];
-                let reader = self.reader(reader_id);
-                if reader.mode != Mode::Live || reader.position >= passed {
-                    continue;
-                }
-                if reader.operation == Operation::None {
-                    self.detach(reader_id);
-                    self.pump(reader_id, actions);
-                } else {
-                    self.cancel_send(reader_id, actions);
-                }
+            let fronts = flow.lanes.each_ref().map(|lane| lane.window.front().copied());
+            for front in fronts.into_iter().flatten() {
+                self.detach_from(id, front, actions);
             }
             self.release(id, actions);
+        }
+    }
+
+    /// Takes those off the edge who are all that still needs a window's oldest slot.
+    fn detach_from(&mut self, id: FlowId, front: Slot, actions: &mut Vec<Action>) {
+        let held = *self.pool.held(front);
+        if !held.stored || self.flow(id).hashed < held.end() {
+            return;
+        }
+        for index in (0..self.flow(id).readers.len()).rev() {
+            let reader_id = self.flow(id).readers[index];
+            let reader = self.reader(reader_id);
+            let passed = reader.position >= held.end() || !reader.covers(held.begin);
+            if reader.mode != Mode::Live || passed {
+                continue;
+            }
+            if reader.operation == Operation::None {
+                self.detach(reader_id);
+                self.pump(reader_id, actions);
+            } else {
+                self.cancel_send(reader_id, actions);
+            }
         }
     }
 
@@ -155,10 +191,5 @@ impl Relay {
                 self.cancel_send(ReaderId(index), actions);
             }
         }
-    }
-
-    /// Whether it is a flow's turn and no source has answered yet: for watchdogs.
-    pub fn is_waiting_for_source(&self, id: FlowId) -> bool {
-        matches!(self.flow(id).phase, Phase::Connecting)
     }
 }

@@ -1,6 +1,9 @@
 //! What must hold after every event, and what must have been conserved at the end.
 
+use xylem_protocol::stripe::STRIPE_BYTES;
+
 use super::flow::Phase;
+use super::lane::Lane;
 use super::reader::{Mode, Operation};
 use super::{FlowId, ReaderId, Relay};
 
@@ -22,7 +25,7 @@ impl Relay {
     pub fn check(&self) {
         let (free, receiving, reading) = self.pool.count();
         assert_eq!(free + receiving + reading, self.pool.slots(), "slots are conserved");
-        let windows: usize = self.flows.iter().flatten().map(|flow| flow.window.len()).sum();
+        let windows: usize = self.flows.iter().flatten().map(|flow| flow.windows().count()).sum();
         assert_eq!(receiving, windows, "every receiving slot is in a window");
         let own = self.readers.iter().flatten().filter(|reader| {
             reader.own.is_some() || matches!(reader.operation, Operation::Read { .. })
@@ -38,8 +41,10 @@ impl Relay {
             let id = ReaderId(u16::try_from(index).expect("an id"));
             assert!(self.flow(reader.flow).readers.contains(&id), "a reader of its flow");
             assert!(reader.position <= reader.end, "no reader passes its end");
-            if reader.mode == Mode::Live {
-                assert!(reader.position >= self.base(reader.flow), "a live reader is fed");
+            let (flow, at) = (reader.flow, reader.position);
+            let is_there = self.flow(flow).here(at) > at && at < reader.end;
+            if reader.mode == Mode::Live && reader.operation == Operation::None && is_there {
+                assert!(at >= self.base(flow, at), "a live reader is fed");
             }
         }
     }
@@ -50,23 +55,35 @@ impl Relay {
         let live = |reader: &&ReaderId| self.reader(**reader).mode == Mode::Live;
         let live_count = flow.readers.iter().filter(live).count();
         assert_eq!(flow.live as usize, live_count, "live readers are counted");
-        let mut next = None;
-        for &slot in &flow.window {
-            let held = self.pool.held(slot);
-            let goes_on = next.is_none_or(|next| next == held.begin);
-            assert!(goes_on || flow.phase == Phase::Abandoned, "a window without holes");
-            next = Some(held.end());
-            let end = held.end() + u64::from(held.room());
-            let pinning = flow.readers.iter().filter(live);
-            let pins = pinning.filter(|reader| self.reader(**reader).position < end).count();
-            assert_eq!(held.pins as usize, pins, "pins are the live readers before the end");
-        }
-        if flow.phase != Phase::Abandoned && !flow.window.is_empty() {
-            assert_eq!(next, Some(flow.received), "the window ends at the edge");
-            assert!(self.base(id) <= flow.stored, "what left memory is in the file");
+        for (lane, index) in flow.lanes.iter().zip(0..) {
+            self.check_lane(id, lane, index);
         }
         if flow.phase == Phase::Stored {
             assert!(flow.verified, "nothing unverified is stored");
+        }
+    }
+    fn check_lane(&self, id: FlowId, lane: &Lane, index: u8) {
+        let flow = self.flow(id);
+        let abandoned = flow.phase == Phase::Abandoned;
+        let skips = flow.striped && index < 2;
+        let mut next = None;
+        for &slot in &lane.window {
+            let held = self.pool.held(slot);
+            assert_eq!(flow.lane_of(held.begin), index, "a slot of its own lane");
+            let goes_on = next.is_none_or(|next| next == held.begin);
+            assert!(goes_on || abandoned, "a window without holes");
+            let end = held.end() + u64::from(held.room());
+            next = Some(if skips && held.room() == 0 { end + STRIPE_BYTES } else { held.end() });
+            let pins = flow.readers.iter().filter(|reader| {
+                let reader = self.reader(**reader);
+                reader.mode == Mode::Live && reader.position < end && reader.covers(held.begin)
+            });
+            assert_eq!(held.pins as usize, pins.count(), "pins are the live readers to come");
+        }
+        if !abandoned && let Some(&front) = lane.window.front() {
+            assert_eq!(next, Some(lane.edge), "the window ends at the edge");
+            let begin = self.pool.held(front).begin;
+            assert!(begin <= lane.stored, "what left memory is in the file");
         }
     }
 }

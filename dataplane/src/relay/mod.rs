@@ -9,7 +9,7 @@
 //!   or `SourceLost`, `Send` until `Sent` or `SendFailed`, `Write` until `Written` or
 //!   `WriteFailed`, `Hash` until `Hashed`, `Read` until `FileRead` or `FileReadFailed`. A cancelled
 //!   operation ends like any other.
-//! * A flow has at most one `Recv` in flight, a reader at most one `Send` or `Read`.
+//! * A lane of a flow has at most one `Recv` in flight, a reader at most one `Send` or `Read`.
 //! * Ids are the driver's. It may use one again after `Closed` (flows), `Done` or `Cut` (readers).
 //! * The last byte of a blob is held back until its hash is known to be right: no reader ever gets
 //!   a whole body with a wrong digest.
@@ -18,6 +18,7 @@ mod audit;
 mod fanout;
 mod flow;
 mod invariants;
+mod lane;
 mod pool;
 mod reader;
 #[cfg(test)]
@@ -50,6 +51,14 @@ pub enum Event {
         resume: u64,
         /// Whole size, where it is known.
         size: Option<u64>,
+        /// Whether each stripe has a source of its own.
+        striped: bool,
+    },
+    /// A whole flow gets a source for each stripe, from where it stands: `Split` follows, unless
+    /// its end comes first.
+    Split {
+        /// Which flow.
+        flow: FlowId,
     },
     /// A finished blob is to be served from its file.
     Serve {
@@ -58,10 +67,12 @@ pub enum Event {
         /// Whole size.
         size: u64,
     },
-    /// The source has answered: the bytes from the flow's position on will come.
+    /// A source has answered: the bytes from the lane's position on will come.
     SourceReady {
         /// Which flow.
         flow: FlowId,
+        /// Which stripe it brings; 0 when it brings everything.
+        lane: u8,
         /// Whole size; the same at every source.
         size: u64,
     },
@@ -69,6 +80,8 @@ pub enum Event {
     Received {
         /// Which flow.
         flow: FlowId,
+        /// By which lane.
+        lane: u8,
         /// How many.
         bytes: u32,
     },
@@ -76,6 +89,8 @@ pub enum Event {
     SourceLost {
         /// Which flow.
         flow: FlowId,
+        /// Whose source.
+        lane: u8,
     },
     /// A write has ended well.
     Written {
@@ -123,6 +138,8 @@ pub enum Event {
         reader: ReaderId,
         /// What it reads.
         flow: FlowId,
+        /// Only the bytes of this stripe; `None`: all.
+        stripe: Option<u8>,
         /// First byte.
         start: u64,
         /// Behind the last byte.
@@ -180,11 +197,19 @@ pub enum Reason {
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// It is this flow's turn: connect to its source, asking for the bytes from `at` on. A flow
-    /// that is resumed at its end needs none: `Finalize` comes at once.
+    /// The flow was whole and is striped now; what its source was doing is over. A `Connect` for
+    /// each lane follows, now or when it is the flow's turn.
+    Split {
+        /// Which flow.
+        flow: FlowId,
+    },
+    /// It is this flow's turn: connect to a lane's source, asking for the bytes from `at` on. A
+    /// flow that is resumed at its end needs none: `Finalize` comes at once.
     Connect {
         /// Which flow.
         flow: FlowId,
+        /// For which lane: a stripe, or everything.
+        lane: u8,
         /// First byte.
         at: u64,
     },
@@ -192,6 +217,8 @@ pub enum Action {
     Recv {
         /// Which flow.
         flow: FlowId,
+        /// From which lane's source.
+        lane: u8,
         /// Where to.
         slot: Slot,
         /// Offset in the slot.
@@ -206,6 +233,8 @@ pub enum Action {
     CancelRecv {
         /// Which flow.
         flow: FlowId,
+        /// Of which lane.
+        lane: u8,
     },
     /// Write a part of a slot to the file. The length may be rounded up to the file's alignment.
     Write {
@@ -309,6 +338,8 @@ pub struct Relay {
     waiting: std::collections::VecDeque<FlowId>,
     /// Flows whose turn it is.
     active: Vec<FlowId>,
+    /// Ticks at which none of those moved though others waited.
+    quiet_ticks: u32,
     totals: Totals,
 }
 
@@ -321,6 +352,7 @@ impl Relay {
             readers: Vec::new(),
             waiting: std::collections::VecDeque::new(),
             active: Vec::new(),
+            quiet_ticks: 0,
             totals: Totals::default(),
         }
     }
@@ -333,19 +365,24 @@ impl Relay {
     /// blob.
     pub fn apply(&mut self, event: Event, actions: &mut Vec<Action>) {
         match event {
-            Event::Fetch { flow, resume, size } => self.fetch(flow, resume, size, actions),
+            Event::Fetch { flow, resume, size, striped } => {
+                self.fetch(flow, resume, size, striped, actions);
+            }
+            Event::Split { flow } => self.split(flow, actions),
             Event::Serve { flow, size } => self.serve(flow, size),
-            Event::SourceReady { flow, size } => self.source_ready(flow, size, actions),
-            Event::Received { flow, bytes } => self.received(flow, bytes, actions),
-            Event::SourceLost { flow } => self.source_lost(flow, actions),
+            Event::SourceReady { flow, lane, size } => {
+                self.source_ready(flow, lane, size, actions);
+            }
+            Event::Received { flow, lane, bytes } => self.received(flow, lane, bytes, actions),
+            Event::SourceLost { flow, lane } => self.source_lost(flow, lane, actions),
             Event::Written { flow, slot } => self.written(flow, slot, true, actions),
             Event::WriteFailed { flow, slot } => self.written(flow, slot, false, actions),
             Event::Hashed { flow, slot, bytes } => self.hashed(flow, slot, bytes, actions),
             Event::Finalized { flow, matches } => self.finalized(flow, matches, actions),
             Event::Restart { flow } => self.restart(flow, actions),
             Event::Abandon { flow } => self.abandon(flow, actions),
-            Event::Join { reader, flow, start, end } => {
-                self.join(reader, flow, start, end, actions);
+            Event::Join { reader, flow, stripe, start, end } => {
+                self.join(reader, flow, stripe, (start, end), actions);
             }
             Event::Sent { reader, bytes } => self.sent(reader, bytes, actions),
             Event::SendFailed { reader } => self.send_failed(reader, actions),
@@ -372,10 +409,31 @@ impl Relay {
         self.flow(flow).readers.len()
     }
 
-    /// Whether the flow wants bytes but has no slot for them: upstream is not to blame for a
+    /// Offset in the blob of the next byte that a lane's source is to bring.
+    pub fn edge(&self, flow: FlowId, lane: u8) -> u64 {
+        self.flow(flow).lane(lane).edge
+    }
+
+    /// Whether each stripe of the flow has a source of its own.
+    pub fn is_striped(&self, flow: FlowId) -> bool {
+        self.flow(flow).striped
+    }
+
+    /// Whether the flow will be striped as soon as its receive has ended.
+    pub fn is_splitting(&self, flow: FlowId) -> bool {
+        self.flow(flow).splitting
+    }
+
+    /// Whether a lane wants bytes but has no slot for them: upstream is not to blame for a
     /// standstill.
-    pub fn is_starved(&self, flow: FlowId) -> bool {
-        self.flow(flow).claiming
+    pub fn is_starved(&self, flow: FlowId, lane: u8) -> bool {
+        self.flow(flow).lane(lane).claiming
+    }
+
+    /// Whether it is a lane's turn and no source has answered yet: for watchdogs.
+    pub fn is_waiting_for_source(&self, flow: FlowId, lane: u8) -> bool {
+        let flow = self.flow(flow);
+        flow.phase == flow::Phase::Flowing && flow.lane(lane).way == lane::Way::Connecting
     }
 
     /// Whether a flow was given up and only ends.

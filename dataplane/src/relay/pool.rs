@@ -22,8 +22,6 @@ pub(super) struct Held {
     pub(super) begin: u64,
     /// Bytes received into it.
     pub(super) filled: u32,
-    /// Bytes given to the hash thread.
-    pub(super) hashing: u32,
     /// Live readers that have not passed its end.
     pub(super) pins: u32,
     /// Operations in flight on it: receive, write, hash, sends.
@@ -61,8 +59,8 @@ pub(super) struct Pool {
     reading: u16,
     receiving_max: u16,
     reading_max: u16,
-    /// Flows that want a slot to receive into.
-    pub(super) flow_claims: VecDeque<FlowId>,
+    /// Flows and their lanes that want a slot to receive into.
+    pub(super) flow_claims: VecDeque<(FlowId, u8)>,
     /// Readers that want a slot to read the file into.
     pub(super) reader_claims: VecDeque<ReaderId>,
 }
@@ -82,7 +80,7 @@ impl Pool {
         }
     }
 
-    /// How many flows may be fetched at once: each has room for a slot being filled and one being
+    /// How many lanes may be fetched at once: each has room for a slot being filled and one being
     /// let go.
     pub(super) fn active_max(&self) -> usize {
         usize::from(self.receiving_max / 2)
@@ -92,6 +90,11 @@ impl Pool {
         u32::from(self.receiving + self.reading)
     }
 
+    /// How many more slots flows can have now.
+    pub(super) fn left_for_flows(&self) -> usize {
+        usize::from(self.receiving_max - self.receiving).min(self.free.len())
+    }
+
     /// A slot for a flow's window.
     pub(super) fn take_for_flow(&mut self, begin: u64) -> Option<Slot> {
         if self.receiving == self.receiving_max {
@@ -99,15 +102,8 @@ impl Pool {
         }
         let slot = self.free.pop()?;
         self.receiving += 1;
-        self.held[usize::from(slot.0)] = Some(Held {
-            begin,
-            filled: 0,
-            hashing: 0,
-            pins: 0,
-            operations: 0,
-            writing: false,
-            stored: false,
-        });
+        self.held[usize::from(slot.0)] =
+            Some(Held { begin, filled: 0, pins: 0, operations: 0, writing: false, stored: false });
         Some(slot)
     }
 

@@ -5,6 +5,7 @@
 //! got its whole range is *done*.
 
 use xylem_protocol::limits::{DIRECT_ALIGN, SLOT_BYTES};
+use xylem_protocol::stripe::{STRIPE_BYTES, piece_end, stripe_of};
 
 use super::flow::{Flow, Phase};
 use super::pool::Held;
@@ -41,6 +42,8 @@ pub(super) enum Operation {
 #[derive(Debug)]
 pub(super) struct Reader {
     pub(super) flow: FlowId,
+    /// Which stripe it gets; `None`: all bytes.
+    pub(super) stripe: Option<u8>,
     pub(super) position: u64,
     pub(super) end: u64,
     pub(super) mode: Mode,
@@ -58,13 +61,28 @@ pub(super) struct Reader {
     pub(super) ticks: u32,
 }
 
+impl Reader {
+    /// Whether it gets the piece that begins there.
+    pub(super) fn covers(&self, begin: u64) -> bool {
+        self.stripe.is_none_or(|stripe| stripe == stripe_of(begin))
+    }
+
+    /// From the end of a piece to the next of its stripe.
+    fn skip(&mut self) {
+        let at_border = self.position.is_multiple_of(STRIPE_BYTES) && self.position < self.end;
+        if at_border && !self.covers(self.position) {
+            self.position += STRIPE_BYTES;
+        }
+    }
+}
+
 impl Relay {
     pub(super) fn join(
         &mut self,
         id: ReaderId,
         flow: FlowId,
-        start: u64,
-        end: u64,
+        stripe: Option<u8>,
+        (start, end): (u64, u64),
         actions: &mut Vec<Action>,
     ) {
         let Flow { phase, size, .. } = *self.flow(flow);
@@ -74,6 +92,7 @@ impl Relay {
         let failed = matches!(phase, Phase::Wrong | Phase::Abandoned);
         let reader = Reader {
             flow,
+            stripe,
             position: start,
             end,
             mode: if failed { Mode::Closing(Reason::Flow) } else { Mode::Behind },
@@ -101,15 +120,22 @@ impl Relay {
         if reader.position == reader.end {
             return self.forget(id, None, actions);
         }
-        let limit = self.flow(reader.flow).limit().min(reader.end);
-        if reader.position >= limit {
+        let (flow, position) = (reader.flow, reader.position);
+        let limit = self.flow(flow).here(position).min(reader.end);
+        if position >= limit {
             return self.rest(id, actions);
         }
+        let in_memory = position >= self.base(flow, position);
+        if reader.mode == Mode::Live && !in_memory {
+            // The other lane was quicker with this piece, before the reader came.
+            self.detach(id);
+        }
+        let reader = self.reader(id);
         if reader.mode == Mode::Behind {
             if reader.own.is_some() {
                 return self.send_own(id, limit, actions);
             }
-            if reader.position < self.base(reader.flow) {
+            if !in_memory {
                 return self.claim(id, actions);
             }
             self.go_live(id);
@@ -128,7 +154,7 @@ impl Relay {
             self.pool.give_back_from_reader(slot);
             self.serve_claims(actions);
         }
-        if position >= self.base(flow) {
+        if position >= self.base(flow, position) {
             self.go_live(id);
         }
     }
@@ -147,6 +173,7 @@ impl Relay {
         let reader = self.reader(id);
         let (slot, from, to) = reader.own.expect("a slot of its own");
         let at = reader.position;
+        debug_assert!(from <= at && at < to, "what was read is what is sent");
         let (offset, bytes) = (span(from, at), span(at, to.min(limit)));
         self.issue_send(id, slot, offset, bytes, actions);
     }
@@ -179,8 +206,10 @@ impl Relay {
         let (flow, position, end) = (reader.flow, reader.position, reader.end);
         let align = u64::from(DIRECT_ALIGN);
         let at = position - position % align;
-        let wanted = end.min(self.flow(flow).stored);
-        let bytes = span(at, wanted.next_multiple_of(align).min(at + u64::from(SLOT_BYTES)));
+        let wanted = end.min(self.flow(flow).in_file(position));
+        let one_piece = self.flow(flow).striped || reader.stripe.is_some();
+        let most = if one_piece { piece_end(position) } else { at + u64::from(SLOT_BYTES) };
+        let bytes = span(at, wanted.next_multiple_of(align).min(most));
         let reader = self.reader_mut(id);
         reader.claiming = false;
         reader.operation = Operation::Read { slot, at };
@@ -236,6 +265,7 @@ impl Relay {
         // A send that had to be ended was stuck: the next one, if any, waits until the socket takes
         // bytes.
         let reader = self.reader_mut(id);
+        reader.skip();
         let more = reader.position < reader.end && !matches!(reader.mode, Mode::Closing(_));
         if cancelled && more {
             reader.parked = true;

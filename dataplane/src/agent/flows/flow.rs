@@ -13,7 +13,7 @@ use xylem_protocol::limits::UNIT_BYTES;
 
 use super::Outcome;
 use crate::agent::feed::Lent;
-use crate::link::{Attempt, ToHot};
+use crate::link::{Attempt, ToHot, first_attempt, lane_of};
 use crate::oneline::chain;
 use crate::origin::{Credentials, OriginError, Relayed, Repository};
 
@@ -85,8 +85,85 @@ pub(in crate::agent) fn header_safe(value: &str) -> String {
 pub(in crate::agent) struct FlowAsk {
     pub(in crate::agent) repository: Repository,
     pub(in crate::agent) image: Option<Digest>,
-    /// Nodes that wait for it below this one.
+    /// The stripe that was asked for; `None`: all of it.
+    pub(in crate::agent) stripe: Option<u8>,
+    /// Nodes that wait for it, or for that stripe of it, below this one.
     pub(in crate::agent) path: Vec<String>,
+}
+
+impl FlowAsk {
+    /// Nodes that wait for what a lane brings. In the other tree they may be above.
+    pub(super) fn path_of(&self, lane: u8, striped: bool) -> &[String] {
+        let is_other = striped && self.stripe.is_some_and(|stripe| stripe != lane);
+        if is_other { &[] } else { &self.path }
+    }
+}
+
+/// A lane of a blob that is being fetched: which flow, and which stripe (0 for everything).
+#[derive(Debug, Clone, Copy)]
+pub(in crate::agent) struct LaneKey {
+    pub(in crate::agent) digest: Digest,
+    pub(in crate::agent) serial: u64,
+    pub(in crate::agent) lane: u8,
+}
+
+/// Where a lane's bytes come from, and what was tried.
+#[derive(Debug)]
+pub(in crate::agent) struct Lane {
+    pub(super) attempt: Attempt,
+    /// The try that is known to be lost.
+    lost: Option<Attempt>,
+    /// Where the bytes come from now.
+    pub(in crate::agent) upstream: Arc<str>,
+    /// Where that is, if it is a peer.
+    pub(super) address: Option<SocketAddr>,
+    /// Peers that were asked.
+    pub(super) tried: Vec<Arc<str>>,
+    pub(super) registry_tries: u32,
+    pub(super) redirects: u32,
+    /// Mirrors and tries before the present one.
+    pub(super) turn: u32,
+    /// With what the registry was asked.
+    pub(super) credentials: Credentials,
+    /// What the registry's source was asked for.
+    pub(super) url: Option<reqwest::Url>,
+    /// Offset in the blob of what comes next.
+    pub(in crate::agent) at: u64,
+    /// Where the last loss was.
+    lost_at: u64,
+    /// Where slots go that the ring thread lends.
+    pub(super) feed: Option<mpsc::Sender<Lent>>,
+}
+
+impl Lane {
+    fn new(lane: u8) -> Self {
+        Self {
+            attempt: first_attempt(lane),
+            lost: None,
+            upstream: Arc::from(""),
+            address: None,
+            tried: Vec::new(),
+            registry_tries: 0,
+            redirects: 0,
+            turn: 0,
+            credentials: Credentials::Node,
+            url: None,
+            at: 0,
+            lost_at: 0,
+            feed: None,
+        }
+    }
+
+    /// Whether its source has not been lost.
+    pub(super) fn has_source(&self) -> bool {
+        self.lost != Some(self.attempt)
+    }
+
+    /// Everybody may be asked again.
+    pub(super) fn forget_tries(&mut self) {
+        self.tried.clear();
+        (self.registry_tries, self.redirects, self.lost_at) = (0, 0, 0);
+    }
 }
 
 /// A blob that is being fetched.
@@ -101,24 +178,16 @@ pub(in crate::agent) struct Flow {
     pub(super) ending: bool,
     /// The ring thread has its file.
     pub(super) started: bool,
-    pub(super) attempt: Attempt,
-    /// The try that is known to be lost.
-    lost: Option<Attempt>,
-    /// Where the bytes come from now.
-    pub(in crate::agent) upstream: Arc<str>,
-    /// Where that is, if it is a peer.
-    pub(super) address: Option<SocketAddr>,
-    /// Peers that were asked.
-    pub(super) tried: Vec<Arc<str>>,
+    /// Each stripe has a source of its own. Otherwise the first lane's brings everything.
+    pub(super) striped: bool,
+    /// The ring thread was told to stripe it.
+    pub(super) splitting: bool,
+    /// Bytes that had come when it was.
+    pub(super) split_at: u64,
+    /// Times that it was moved to another parent while its source was fine.
+    pub(super) moves: u32,
+    pub(in crate::agent) lanes: [Lane; 2],
     pub(super) registry_only: bool,
-    pub(super) registry_tries: u32,
-    pub(super) redirects: u32,
-    /// Mirrors and tries before the present one.
-    pub(super) turn: u32,
-    /// With what the registry was asked.
-    pub(super) credentials: Credentials,
-    /// What the registry's source was asked for.
-    pub(super) url: Option<reqwest::Url>,
     /// The next source starts from the first byte.
     pub(super) restart: bool,
     /// What an earlier try hashed to.
@@ -126,16 +195,12 @@ pub(in crate::agent) struct Flow {
     /// Why the last source was no good.
     pub(super) cause: Option<Refusal>,
     /// Bytes that are here.
-    pub(in crate::agent) at: u64,
-    /// Where the last loss was.
-    lost_at: u64,
+    pub(in crate::agent) received: u64,
     /// Whole size; 0 while not known.
     pub(in crate::agent) size: u64,
     pub(super) record: Option<Rc<tokio_uring::fs::File>>,
     /// The record has its header.
     pub(super) headed: bool,
-    /// Where slots go that the ring thread lends.
-    pub(super) feed: Option<mpsc::Sender<Lent>>,
     pub(super) waiters: Vec<oneshot::Sender<Outcome>>,
 }
 
@@ -151,55 +216,79 @@ impl Flow {
             wanted,
             ending: false,
             started: false,
-            attempt: 0,
-            lost: None,
-            upstream: Arc::from(""),
-            address: None,
-            tried: Vec::new(),
+            striped: false,
+            splitting: false,
+            split_at: u64::MAX,
+            moves: 0,
+            lanes: [Lane::new(0), Lane::new(1)],
             registry_only: false,
-            registry_tries: 0,
-            redirects: 0,
-            turn: 0,
-            credentials: Credentials::Node,
-            url: None,
             restart: false,
             mismatched: None,
             cause: None,
-            at: 0,
-            lost_at: 0,
+            received: 0,
             size: 0,
             record: None,
             headed: false,
-            feed: None,
             waiters: waiter.into_iter().collect(),
+        }
+    }
+
+    pub(in crate::agent) fn lane(&self, lane: u8) -> &Lane {
+        &self.lanes[usize::from(lane)]
+    }
+
+    pub(in crate::agent) fn lane_mut(&mut self, lane: u8) -> &mut Lane {
+        &mut self.lanes[usize::from(lane)]
+    }
+
+    /// The lanes in use.
+    pub(in crate::agent) fn lanes(&self) -> &[Lane] {
+        &self.lanes[..if self.striped { 2 } else { 1 }]
+    }
+
+    /// Names of those whom the bytes come from now.
+    pub(in crate::agent) fn upstreams(&self) -> String {
+        let names: Vec<&str> = self.lanes().iter().map(|lane| &*lane.upstream).collect();
+        names.join(", ")
+    }
+
+    /// Each stripe is to have a source of its own; told once for each, with its edge.
+    pub(super) fn split(&mut self, at: u64) {
+        self.split_at = self.split_at.min(at);
+        if !std::mem::replace(&mut self.striped, true) {
+            self.lanes.iter_mut().for_each(Lane::forget_tries);
         }
     }
 
     /// Notes that a try is lost; false if that is known already or it is not the present try.
     pub(super) fn lose(&mut self, attempt: Attempt, at: u64) -> bool {
-        if self.ending || attempt != self.attempt || self.lost == Some(attempt) {
+        let ending = self.ending;
+        let lane = self.lane_mut(lane_of(attempt));
+        if ending || attempt != lane.attempt || lane.lost == Some(attempt) {
             return false;
         }
-        self.lost = Some(attempt);
-        self.feed = None;
-        self.at = at;
+        lane.lost = Some(attempt);
+        lane.feed = None;
+        lane.at = at;
         // A source that moves the blob on may be asked again.
-        if at >= self.lost_at + u64::from(UNIT_BYTES) {
-            self.registry_tries = 0;
-            self.redirects = 0;
+        if at >= lane.lost_at + u64::from(UNIT_BYTES) {
+            lane.registry_tries = 0;
+            lane.redirects = 0;
         }
-        self.lost_at = at;
+        lane.lost_at = at;
         true
     }
 
     /// The peer that a try asks, if it is the present one and asks a peer.
     pub(in crate::agent) fn peer_of(&self, attempt: Attempt) -> Option<(Arc<str>, SocketAddr)> {
-        let is_present = attempt == self.attempt && self.lost != Some(attempt);
-        Some((self.upstream.clone(), self.address.filter(|_| is_present)?))
+        let lane = self.lane(lane_of(attempt));
+        let is_present = attempt == lane.attempt && lane.lost != Some(attempt);
+        Some((lane.upstream.clone(), lane.address.filter(|_| is_present)?))
     }
 
-    pub(in crate::agent) fn attempt(&self) -> Attempt {
-        self.attempt
+    /// The tries that ask a node now.
+    pub(in crate::agent) fn attempts_at(&self, node: &str) -> impl Iterator<Item = Attempt> {
+        self.lanes().iter().filter(move |lane| *lane.upstream == *node).map(|lane| lane.attempt)
     }
 
     /// The ring thread has given it up by itself: only readers that come from now on are to be
@@ -211,15 +300,15 @@ impl Flow {
 
     /// Where slots of a try go.
     pub(in crate::agent) fn feed_of(&self, attempt: Attempt) -> Option<mpsc::Sender<Lent>> {
-        self.feed.clone().filter(|_| attempt == self.attempt)
+        let lane = self.lane(lane_of(attempt));
+        lane.feed.clone().filter(|_| attempt == lane.attempt)
     }
 
     pub(super) fn restart_from_registry(&mut self) {
-        self.registry_only = true;
-        self.restart = true;
-        self.registry_tries = 0;
-        self.redirects = 0;
-        self.lost_at = 0;
+        (self.registry_only, self.restart, self.striped) = (true, true, false);
+        self.lanes[1].feed = None;
+        let lane = &mut self.lanes[0];
+        (lane.registry_tries, lane.redirects, lane.lost_at) = (0, 0, 0);
     }
 
     /// Tells everybody who waits.
@@ -269,9 +358,25 @@ impl Flows {
         self.map.borrow_mut().get_mut(digest).filter(|flow| flow.serial == serial).map(act)
     }
 
+    /// As `with_serial`, for one lane.
+    pub(in crate::agent) fn with_lane<T>(
+        &self,
+        key: LaneKey,
+        act: impl FnOnce(&mut Lane) -> T,
+    ) -> Option<T> {
+        self.with_serial(&key.digest, key.serial, |flow| act(flow.lane_mut(key.lane)))
+    }
+
     /// Visits all.
     pub(in crate::agent) fn for_each(&self, mut act: impl FnMut(&Digest, &Flow)) {
         for (digest, flow) in self.map.borrow().iter() {
+            act(digest, flow);
+        }
+    }
+
+    /// The same, to change them.
+    pub(in crate::agent) fn for_each_mut(&self, mut act: impl FnMut(&Digest, &mut Flow)) {
+        for (digest, flow) in self.map.borrow_mut().iter_mut() {
             act(digest, flow);
         }
     }

@@ -3,6 +3,7 @@
 use xylem_protocol::Digest;
 use xylem_protocol::limits::UNIT_BYTES;
 
+use super::LaneKey;
 use crate::agent::{Agent, REGISTRY};
 use crate::clock::monotonic_ns;
 use crate::hops::{HopFigures, Verdict};
@@ -15,21 +16,25 @@ impl Agent {
     }
 
     /// A source is asked for what comes from `at` on.
-    pub(super) fn note_source(&self, digest: Digest, at: u64) {
-        let asked = self.flows.with(&digest, |flow| (flow.ask.image, flow.upstream.clone()));
-        let Some((image, upstream)) = asked else { return };
+    pub(super) fn note_source(&self, key: LaneKey, at: u64) {
+        let digest = key.digest;
+        let asked = self.flows.with(&digest, |flow| {
+            let stripe = flow.striped.then_some(key.lane);
+            (flow.ask.image, flow.lane(key.lane).upstream.clone(), stripe)
+        });
+        let Some((image, upstream, stripe)) = asked else { return };
         let above = image.map(|image| self.trees.known_upstreams(&image));
         let parent = above.map(|above| match above.first() {
             Some(parent) => parent.node.clone(),
             None => REGISTRY.into(),
         });
         let mut history = self.history.borrow_mut();
-        history.asks(digest, image.as_ref(), parent.as_ref(), &upstream, at);
+        history.asks(digest, image.as_ref(), parent.as_ref(), &upstream, (stripe, at));
     }
 
     /// A source of the ring thread's is lost. One that only says where to ask, or with what, is
     /// not.
-    pub(super) fn note_loss(&self, digest: &Digest, at: u64, cause: &Lost) {
+    pub(super) fn note_loss(&self, key: LaneKey, at: u64, cause: &Lost) {
         if let Lost::Status(head) = cause {
             match head.status {
                 301 | 302 | 303 | 307 | 308 if head.location.is_some() => return,
@@ -37,13 +42,25 @@ impl Agent {
                 _ => {}
             }
         }
-        self.history.borrow_mut().lost(digest, at, &chain(cause));
+        self.note_loss_here(key, at, &chain(cause));
     }
 
     /// The same of another source.
-    pub(super) fn note_loss_here(&self, digest: &Digest, reason: &str) {
-        let at = self.flows.with(digest, |flow| flow.at).unwrap_or(0);
-        self.history.borrow_mut().lost(digest, at, reason);
+    pub(super) fn note_loss_here(&self, key: LaneKey, at: u64, reason: &str) {
+        let striped = self.flows.with(&key.digest, |flow| flow.striped).unwrap_or(false);
+        let stripe = striped.then_some(key.lane);
+        self.history.borrow_mut().lost(&key.digest, (stripe, at), reason);
+    }
+
+    /// A lane has left its source for a better one.
+    pub(super) fn note_move(&self, key: LaneKey, at: u64) {
+        let striped = self.flows.with(&key.digest, |flow| flow.striped).unwrap_or(false);
+        self.history.borrow_mut().left(&key.digest, (striped.then_some(key.lane), at));
+    }
+
+    /// A whole blob has become a striped one.
+    pub(super) fn note_split(&self, digest: &Digest, at: u64) {
+        self.history.borrow_mut().split(digest, at);
     }
 
     /// A blob is complete; `seen` is when its first byte came, and how many read it at the end.

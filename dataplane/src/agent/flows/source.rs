@@ -12,8 +12,9 @@ use xylem_protocol::limits::{
     CREDENTIAL_WAIT_MS, PEER_ANSWER_MS, REDIRECTS_MAX, REGISTRY_ANSWER_MS, REGISTRY_BACKOFF_MS,
     REGISTRY_TRIES_MAX, SLOTS_MAX,
 };
+use xylem_protocol::stripe::STRIPES;
 
-use super::{Flow, Refusal};
+use super::{Flow, LaneKey, Refusal};
 use crate::agent::trees::Upstream;
 use crate::agent::{Agent, REGISTRY, feed};
 use crate::link::{Lost, Source};
@@ -30,9 +31,7 @@ pub(super) struct Chosen {
 
 impl Chosen {
     pub(super) fn upstream(&self) -> &str {
-        match &self.source {
-            Source::Http { upstream, .. } | Source::Cold { upstream } => upstream,
-        }
+        self.source.upstream()
     }
 }
 
@@ -62,13 +61,10 @@ enum Step {
 
 impl Agent {
     /// The next source of a flow; `None` if the flow has gone meanwhile.
-    pub(super) async fn next_source(
-        &self,
-        digest: Digest,
-        serial: u64,
-    ) -> Result<Option<Chosen>, Refusal> {
+    pub(super) async fn next_source(&self, key: LaneKey) -> Result<Option<Chosen>, Refusal> {
+        let LaneKey { digest, serial, .. } = key;
         loop {
-            let step = self.flows.with_serial(&digest, serial, |flow| self.plan(digest, flow));
+            let step = self.flows.with_serial(&digest, serial, |flow| self.plan(key, flow));
             match step {
                 None => return Ok(None),
                 Some(Step::End(refusal)) => return Err(refusal),
@@ -88,48 +84,55 @@ impl Agent {
                         tokio::time::sleep(Duration::from_millis(wait)).await;
                     }
                     match origin.blob(name, &digest, turn, &credentials).await {
-                        Ok(route) => return Ok(self.routed(digest, serial, route)),
-                        Err(error) => self.not_routed(digest, serial, &error)?,
+                        Ok(route) => return Ok(self.routed(key, route)),
+                        Err(error) => self.not_routed(key, &error)?,
                     }
                 }
             }
         }
     }
 
-    fn plan(&self, digest: Digest, flow: &mut Flow) -> Step {
-        if let Some(image) = flow.ask.image.filter(|_| !flow.registry_only) {
-            let upstreams = self.trees.known_upstreams(&image);
+    fn plan(&self, key: LaneKey, flow: &mut Flow) -> Step {
+        let LaneKey { digest, lane: index, .. } = key;
+        let Flow { ask, lanes, striped, .. } = flow;
+        let lane = &mut lanes[usize::from(index)];
+        if let Some(image) = ask.image.filter(|_| !flow.registry_only) {
+            let branch = if *striped { index } else { whole_branch(&digest) };
+            let upstreams = self.trees.branch(&image, branch);
+            let path = ask.path_of(index, *striped);
             let is_new = |up: &&Upstream| {
-                let waits_for_us = flow.ask.path.iter().any(|node| **node == *up.node);
-                !waits_for_us && !flow.tried.contains(&up.node) && self.trees.is_usable(&up.node)
+                let waits_for_us = path.iter().any(|node| **node == *up.node);
+                !waits_for_us && !lane.tried.contains(&up.node) && self.trees.is_usable(&up.node)
             };
             if let Some(upstream) = upstreams.iter().find(is_new) {
-                flow.tried.push(upstream.node.clone());
-                flow.upstream = upstream.node.clone();
-                flow.address = Some(upstream.address);
-                let ask = self.peer_request(&flow.ask.repository, digest, image, &flow.ask.path);
+                lane.tried.push(upstream.node.clone());
+                lane.upstream = upstream.node.clone();
+                lane.address = Some(upstream.address);
+                let stripe = striped.then_some(index);
+                let ask = self.peer_request(&ask.repository, (digest, stripe), image, path);
                 return Step::Peer(upstream.clone(), ask);
             }
         }
-        let mirrors = flow.ask.repository.origin().mirrors();
-        if flow.registry_tries == mirrors + REGISTRY_TRIES_MAX {
+        let mirrors = ask.repository.origin().mirrors();
+        if lane.registry_tries == mirrors + REGISTRY_TRIES_MAX {
             let none = || Refusal::origin(&OriginError::NoUpstream);
             return Step::End(flow.cause.clone().unwrap_or_else(none));
         }
-        flow.registry_tries += 1;
-        flow.upstream = Arc::from(REGISTRY);
-        flow.address = None;
-        flow.turn = flow.registry_tries - 1;
-        flow.credentials = self.credentials_of(&flow.ask.repository);
+        lane.registry_tries += 1;
+        lane.upstream = Arc::from(REGISTRY);
+        lane.address = None;
+        lane.turn = lane.registry_tries - 1;
+        lane.credentials = self.credentials_of(&ask.repository);
         Step::Registry {
-            repository: flow.ask.repository.clone(),
-            turn: flow.turn,
-            credentials: flow.credentials.clone(),
+            repository: ask.repository.clone(),
+            turn: lane.turn,
+            credentials: lane.credentials.clone(),
         }
     }
 
     /// The registry cannot even be addressed: an error unless another try may help.
-    fn not_routed(&self, digest: Digest, serial: u64, error: &OriginError) -> Result<(), Refusal> {
+    fn not_routed(&self, key: LaneKey, error: &OriginError) -> Result<(), Refusal> {
+        let LaneKey { digest, serial, .. } = key;
         let refusal = Refusal::origin(error);
         let earlier = self.flows.with_serial(&digest, serial, |flow| {
             if error.is_passing() {
@@ -146,17 +149,17 @@ impl Agent {
         }
     }
 
-    fn routed(&self, digest: Digest, serial: u64, route: BlobRoute) -> Option<Chosen> {
+    fn routed(&self, key: LaneKey, route: BlobRoute) -> Option<Chosen> {
         let upstream: Arc<str> = Arc::from(REGISTRY);
-        let asked = self.asked(digest, serial)?;
+        let asked = self.asked(key)?;
         let endpoint = asked.endpoint();
         let own_url = match (endpoint, &route) {
             (_, BlobRoute::Tls { url }) => Some(url.clone()),
-            (Some(registry), _) => registry.blob_url(asked.repository.name(), &digest).ok(),
+            (Some(registry), _) => registry.blob_url(asked.repository.name(), &key.digest).ok(),
             (None, _) => None,
         };
         let answer_ms = endpoint.map_or(REGISTRY_ANSWER_MS, |registry| ms(registry.timeout()));
-        self.flows.with_serial(&digest, serial, |flow| flow.url = own_url)?;
+        self.flows.with_lane(key, |lane| lane.url = own_url)?;
         match route {
             BlobRoute::Plain { address, head } => {
                 let source = Source::Http { upstream, address, head, registry: true, answer_ms };
@@ -170,34 +173,38 @@ impl Agent {
         }
     }
 
-    pub(super) fn asked(&self, digest: Digest, serial: u64) -> Option<Asked> {
-        self.flows.with_serial(&digest, serial, |flow| Asked {
+    pub(super) fn asked(&self, key: LaneKey) -> Option<Asked> {
+        self.flows.with_serial(&key.digest, key.serial, |flow| Asked {
             repository: flow.ask.repository.clone(),
-            turn: flow.turn,
-            credentials: flow.credentials.clone(),
+            turn: flow.lane(key.lane).turn,
+            credentials: flow.lane(key.lane).credentials.clone(),
         })
     }
 
     /// What comes after a source of the ring thread's was lost.
     pub(super) async fn after_loss(
         &self,
-        digest: Digest,
-        serial: u64,
+        key: LaneKey,
         cause: Lost,
     ) -> Result<Option<Chosen>, Refusal> {
+        let LaneKey { digest, serial, .. } = key;
+        if matches!(cause, Lost::Split | Lost::Moved) {
+            return self.next_source(key).await;
+        }
         let noted = self.flows.with_serial(&digest, serial, |flow| {
-            let upstream = flow.upstream.clone();
+            let lane = flow.lane_mut(key.lane);
+            let upstream = lane.upstream.clone();
             let refusal = refusal_of(&upstream, &digest, &cause);
-            debug!(%digest, at = flow.at, error = refusal.message, "source lost");
-            flow.cause = Some(refusal.clone());
+            debug!(%digest, at = lane.at, error = refusal.message, "source lost");
             if matches!(cause, Lost::Connect(_)) {
                 self.trees.avoid(&upstream);
             }
             let no_ranges = matches!(cause, Lost::Range) && &*upstream == REGISTRY;
             if no_ranges {
                 // What is here cannot be continued: the next request starts at the first byte.
-                flow.at = 0;
+                flow.received = 0;
             }
+            flow.cause = Some(refusal.clone());
             (upstream, refusal, no_ranges)
         });
         let Some((upstream, refusal, no_ranges)) = noted else { return Ok(None) };
@@ -205,12 +212,12 @@ impl Agent {
             return Err(refusal);
         }
         if let (REGISTRY, Lost::Status(head)) = (&*upstream, &cause)
-            && let Some(asked) = self.asked(digest, serial)
+            && let Some(asked) = self.asked(key)
         {
             match head.status {
                 301 | 302 | 303 | 307 | 308 if head.location.is_some() => {
                     let location = head.location.as_deref().unwrap_or_default();
-                    return self.redirected(digest, serial, &asked, location).await;
+                    return self.redirected(key, &asked, location).await;
                 }
                 // What a mirror has not, the next one or the registry may have.
                 _ if asked.is_mirror() => {}
@@ -218,25 +225,24 @@ impl Agent {
                     let challenge = head.challenge.as_deref();
                     let refusal = refusal.challenged(challenge);
                     let challenge = challenge.unwrap_or_default();
-                    return self.challenged(digest, serial, &asked, challenge, refusal).await;
+                    return self.challenged(key, &asked, challenge, refusal).await;
                 }
                 400..=499 if head.status != 429 && head.status != 408 => return Err(refusal),
                 _ => {}
             }
         }
-        self.next_source(digest, serial).await
+        self.next_source(key).await
     }
 
     async fn redirected(
         &self,
-        digest: Digest,
-        serial: u64,
+        key: LaneKey,
         asked: &Asked,
         location: &str,
     ) -> Result<Option<Chosen>, Refusal> {
-        let from = self.flows.with_serial(&digest, serial, |flow| {
-            flow.redirects += 1;
-            (flow.redirects, flow.url.clone())
+        let from = self.flows.with_lane(key, |lane| {
+            lane.redirects += 1;
+            (lane.redirects, lane.url.clone())
         });
         let (Some((redirects, Some(from))), Some(registry)) = (from, asked.endpoint()) else {
             return Ok(None);
@@ -249,8 +255,8 @@ impl Agent {
         let url = registry.redirect(&from, location).map_err(refused)?;
         let name = asked.repository.name();
         let route = registry.route(name, url.clone(), 0, &asked.credentials).await;
-        let chosen = self.routed(digest, serial, route.map_err(refused)?);
-        self.flows.with_serial(&digest, serial, |flow| flow.url = Some(url));
+        let chosen = self.routed(key, route.map_err(refused)?);
+        self.flows.with_lane(key, |lane| lane.url = Some(url));
         Ok(chosen)
     }
 
@@ -258,15 +264,16 @@ impl Agent {
     /// client's next request brings a new one; the node's own is asked for.
     pub(super) async fn challenged(
         &self,
-        digest: Digest,
-        serial: u64,
+        key: LaneKey,
         asked: &Asked,
         challenge: &str,
         refusal: Refusal,
     ) -> Result<Option<Chosen>, Refusal> {
-        let from = self.flows.with_serial(&digest, serial, |flow| {
-            flow.redirects += 1;
-            (flow.redirects, flow.at)
+        let from = self.flows.with_serial(&key.digest, key.serial, |flow| {
+            let received = flow.received;
+            let lane = flow.lane_mut(key.lane);
+            lane.redirects += 1;
+            (lane.redirects, received.max(lane.at))
         });
         let (Some((redirects, at)), Some(registry)) = (from, asked.endpoint()) else {
             return Ok(None);
@@ -288,39 +295,46 @@ impl Agent {
             }
         }
         let credentials = self.credentials_of(repository);
-        let route = registry.blob(repository.name(), &digest, 0, &credentials).await;
-        self.flows.with_serial(&digest, serial, |flow| flow.credentials = credentials);
-        Ok(self.routed(digest, serial, route.map_err(refused)?))
+        let route = registry.blob(repository.name(), &key.digest, 0, &credentials).await;
+        self.flows.with_lane(key, |lane| lane.credentials = credentials);
+        Ok(self.routed(key, route.map_err(refused)?))
     }
 
     /// A registry inside TLS has refused. The node's own token was tried already.
     pub(super) async fn denied(
         &self,
-        digest: Digest,
-        serial: u64,
+        key: LaneKey,
         asked: &Asked,
         refusal: Refusal,
     ) -> Result<Option<Chosen>, Refusal> {
         if refusal.status != 401 || asked.credentials == Credentials::Node {
             return Err(refusal);
         }
-        self.challenged(digest, serial, asked, "", refusal).await
+        self.challenged(key, asked, "", refusal).await
     }
 
     /// Starts to read a source that is inside TLS.
-    pub(super) fn feed_if_cold(self: &Rc<Self>, digest: Digest, serial: u64, chosen: Chosen) {
+    pub(super) fn feed_if_cold(self: &Rc<Self>, key: LaneKey, chosen: Chosen) {
         let Some(url) = chosen.tls else { return };
         let (sender, leases) = mpsc::channel(usize::from(SLOTS_MAX));
+        let LaneKey { digest, serial, .. } = key;
         let started = self.flows.with_serial(&digest, serial, |flow| {
-            flow.feed = Some(sender);
-            let (repository, attempt, at) = (flow.ask.repository.clone(), flow.attempt, flow.at);
-            let (turn, credentials) = (flow.turn, flow.credentials.clone());
-            feed::Feed { digest, attempt, repository, turn, credentials, url, at }
+            let (repository, striped) = (flow.ask.repository.clone(), flow.striped);
+            let lane = flow.lane_mut(key.lane);
+            lane.feed = Some(sender);
+            let (attempt, at, turn) = (lane.attempt, lane.at, lane.turn);
+            let credentials = lane.credentials.clone();
+            feed::Feed { digest, attempt, repository, turn, credentials, url, at, striped }
         });
         if let Some(feed) = started {
             tokio_uring::spawn(feed.run(self.clone(), leases));
         }
     }
+}
+
+/// The tree by which a blob comes whole: all nodes agree on it, and each tree has its share.
+pub(super) fn whole_branch(digest: &Digest) -> u8 {
+    digest.as_bytes()[0] % STRIPES
 }
 
 /// How the loss of a source is told, should there be no other.
@@ -354,5 +368,7 @@ pub(super) const fn label(cause: &Lost) -> &'static str {
         Lost::Status(_) => "status",
         Lost::Head(_) => "head",
         Lost::Range => "range",
+        Lost::Split => "split",
+        Lost::Moved => "moved",
     }
 }

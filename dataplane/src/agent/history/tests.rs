@@ -44,13 +44,13 @@ fn a_pull_with_a_lost_parent() {
     give(&mut history, 1, &image(&[(2, 100), (3, 50), (2, 100), (4, 1)]), Asker::Runtime, S);
     let one = digest(1);
     history.began(digest(2), 2 * S);
-    history.asks(digest(2), Some(&one), Some(&arc("n1")), &arc("n1"), 20);
-    history.moved(&digest(2), 60, 3, 2 * S + S / 2);
+    history.asks(digest(2), Some(&one), Some(&arc("n1")), &arc("n1"), (None, 20));
+    history.moved(&digest(2), (60, [60; 2]), 3, 2 * S + S / 2);
     let running = view(&history, 1, &[3]);
     assert_eq!((&running["state"], &running["end_ns"]), (&"running".into(), &().into()));
-    history.lost(&digest(2), 70, "broke\nagain");
-    history.asks(digest(2), Some(&one), Some(&arc("n2")), &arc(REGISTRY), 70);
-    history.asks(digest(2), Some(&one), Some(&arc("n2")), &arc(REGISTRY), 70);
+    history.lost(&digest(2), (None, 70), "broke\nagain");
+    history.asks(digest(2), Some(&one), Some(&arc("n2")), &arc(REGISTRY), (None, 70));
+    history.asks(digest(2), Some(&one), Some(&arc("n2")), &arc(REGISTRY), (None, 70));
     history.done(&digest(2), 100, (2 * S + S / 2, 1), Verdict::Network, 4 * S);
     history.began(digest(4), 3 * S);
     history.failed(digest(4), "nobody has it", 5 * S);
@@ -88,7 +88,7 @@ fn a_later_pull_finds_everything_here() {
     let document = image(&[(2, 100)]);
     give(&mut history, 1, &document, Asker::Pull, S);
     history.began(digest(2), S);
-    history.asks(digest(2), Some(&digest(1)), None, &arc("n1"), 0);
+    history.asks(digest(2), Some(&digest(1)), None, &arc("n1"), (None, 0));
     // A second request while it runs, and one soon after, are the same pull.
     give(&mut history, 1, &document, Asker::Runtime, 30 * S);
     history.done(&digest(2), 100, (0, 0), Verdict::Unknown, 31 * S);
@@ -118,7 +118,7 @@ fn what_was_over_too_soon_is_limited_by_what_its_hop_is() {
     give(&mut history, 1, &image(&[(2, unit), (3, unit - 1), (4, unit)]), Asker::Pull, S);
     for blob in [2, 3] {
         history.began(digest(blob), S);
-        history.asks(digest(blob), None, None, &arc("n1"), 0);
+        history.asks(digest(blob), None, None, &arc("n1"), (None, 0));
         history.done(&digest(blob), unit, (0, 2), Verdict::Unknown, 2 * S);
     }
     let told = view(&history, 1, &[2, 3, 4]);
@@ -160,13 +160,13 @@ fn nothing_grows_without_bound() {
     assert!(history.images.len() <= HISTORY_IMAGES_MAX && blobs <= HISTORY_BLOBS_MAX, "{blobs}");
     for number in 0..6000 {
         history.began(digest(number), 1);
-        history.asks(digest(number), None, None, &arc("n"), 0);
+        history.asks(digest(number), None, None, &arc("n"), (None, 0));
     }
     assert_eq!(history.fetches.len(), HISTORY_BLOBS_MAX);
     let last = digest(5999);
     for at in 0..20 {
-        history.asks(last, None, None, &arc(&format!("n{at}")), at);
-        history.lost(&last, at, &"é".repeat(500));
+        history.asks(last, None, None, &arc(&format!("n{at}")), (None, at));
+        history.lost(&last, (None, at), &"é".repeat(500));
     }
     let fetch = history.fetches.get(&last).unwrap();
     assert_eq!((fetch.origins.len(), fetch.forgotten), (HISTORY_SOURCES_MAX, 15));
@@ -176,4 +176,27 @@ fn nothing_grows_without_bound() {
         history.began(digest(10_000 + number), 1);
     }
     assert_eq!(history.starting.len(), usize::from(FLOWS_MAX));
+}
+
+#[test]
+fn stripes_are_told_apart_and_add_up() {
+    const MIB: u64 = 1024 * 1024;
+    let mut history = History::default();
+    give(&mut history, 1, &image(&[(2, 9 * MIB)]), Asker::Runtime, S);
+    history.began(digest(2), S);
+    let ask = |history: &mut History, name: &str, stripe, at| {
+        history.asks(digest(2), Some(&digest(1)), None, &arc(name), (stripe, at));
+    };
+    ask(&mut history, REGISTRY, None, 0);
+    history.moved(&digest(2), (MIB, [MIB; 2]), 0, 0);
+    // From the middle of its third piece on, which is one of the first stripe.
+    history.split(&digest(2), 5 * MIB / 2);
+    ask(&mut history, REGISTRY, Some(0), 5 * MIB / 2);
+    ask(&mut history, "n1", Some(1), 3 * MIB);
+    history.lost(&digest(2), (Some(1), 4 * MIB), "broke");
+    ask(&mut history, "n2", Some(1), 5 * MIB);
+    history.done(&digest(2), 9 * MIB, (0, 0), Verdict::Unknown, 2 * S);
+    let fetch = history.fetches.peek(&digest(2)).unwrap();
+    let bytes: Vec<u64> = fetch.origins.iter().map(|origin| origin.to - origin.from).collect();
+    assert_eq!(bytes, [5 * MIB / 2, 7 * MIB / 2, MIB, 2 * MIB]);
 }

@@ -69,7 +69,10 @@ pub(in crate::agent) struct BlobView {
 struct SourceView {
     /// A node, or `registry`.
     upstream: String,
-    /// Offset of its first byte.
+    /// The stripe that it brings; none: everything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stripe: Option<u8>,
+    /// Offset of its first byte, in the stripe if it brings one.
     from: u64,
     bytes: u64,
     /// Why it was left.
@@ -148,6 +151,7 @@ impl BlobView {
         let origins = fetch.iter().flat_map(|fetch| &fetch.origins);
         let sources = origins.map(|origin| SourceView {
             upstream: origin.upstream.to_string(),
+            stripe: origin.stripe,
             from: origin.from,
             bytes: origin.to - origin.from,
             lost: origin.lost.as_deref().map(str::to_owned),

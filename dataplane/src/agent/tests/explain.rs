@@ -33,6 +33,7 @@ fn a_pull_is_explained_from_its_tag_to_its_last_byte() {
         let progress = FlowProgress {
             digest: blob,
             received_bytes: 3,
+            edges: [3; 2],
             stored_bytes: 0,
             size_bytes: 7,
             readers: 2,

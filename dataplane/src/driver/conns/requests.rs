@@ -9,7 +9,7 @@ use xylem_protocol::limits::BODY_MAX;
 use super::{JSON_TYPE, State};
 use crate::access;
 use crate::driver::Driver;
-use crate::driver::fetch::Flow;
+use crate::driver::flow::Flow;
 use crate::link::{Ticket, ToCold};
 use crate::oneline::chain;
 

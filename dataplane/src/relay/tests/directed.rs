@@ -113,9 +113,9 @@ fn without_a_free_slot_nothing_is_received() {
     // The disk takes nothing: three quarters of the slots fill up.
     model.run(|op| !matches!(op, Op::Write { .. }));
     assert_eq!(model.relay.received_bytes(A), 3 * SLOT);
-    assert!(model.relay.is_starved(A));
+    assert!(model.relay.is_starved(A, 0));
     model.finish_one(|op| matches!(op, Op::Write { .. }), How::Well);
-    assert!(!model.relay.is_starved(A));
+    assert!(!model.relay.is_starved(A, 0));
     model.finish_run();
 }
 
@@ -145,13 +145,13 @@ fn a_reader_that_makes_the_flow_stand_still_is_taken_off_the_edge_and_comes_back
     model.join(SLOW, A, 0, 16 * SLOT);
     model.stalled.insert(SLOW, true);
     model.run(|_| true);
-    assert!(model.relay.is_starved(A), "it holds every slot of the window");
+    assert!(model.relay.is_starved(A, 0), "it holds every slot of the window");
     model.apply(Event::Tick);
     assert!(!model.log.contains(&Action::CancelSend { reader: SLOW }), "it may be a little late");
     model.apply(Event::Tick);
     assert!(model.log.contains(&Action::CancelSend { reader: SLOW }));
     model.run(|op| !matches!(op, Op::Recv { .. }));
-    assert!(!model.relay.is_starved(A));
+    assert!(!model.relay.is_starved(A, 0));
     assert_eq!(model.relay.totals().detached, 1);
     // Its socket takes bytes again: first from the file, then at the edge.
     model.take_log();
@@ -264,7 +264,7 @@ fn a_wrong_digest_cuts_the_readers_and_the_blob_begins_again() {
     assert!(!model.blobs[&A].stored && model.blobs[&A].wrong);
     model.take_log();
     model.restart(A);
-    assert_eq!(model.take_log(), [Action::Connect { flow: A, at: 0 }]);
+    assert_eq!(model.take_log(), [Action::Connect { flow: A, lane: 0, at: 0 }]);
     model.join(SLOW, A, 0, 2 * SLOT);
     let model = model.finish_run();
     assert_eq!(model.ends[&SLOW], End::Done);
@@ -276,9 +276,9 @@ fn a_lost_source_is_replaced_at_the_own_offset_unnoticed_by_readers() {
     model.join(FAST, A, 0, 4 * SLOT);
     model.receive(A, 123_456);
     model.take_log();
-    model.lose_source(A);
+    model.lose_source(A, 0);
     assert!(model.take_log().is_empty());
-    assert!(model.relay.is_waiting_for_source(A));
+    assert!(model.relay.is_waiting_for_source(A, 0));
     model.run(is_connect);
     let again = model.take_log();
     assert!(matches!(again[..], [Action::Recv { at: 123_456, offset: 123_456, .. }]));
@@ -291,7 +291,7 @@ fn a_lost_source_is_replaced_at_the_own_offset_unnoticed_by_readers() {
 fn a_resumed_blob_is_fetched_from_where_it_ends_and_served_from_the_file_before() {
     let mut model = Model::new(4);
     model.fetch(A, 4 * SLOT, 3 * UNIT, 0);
-    assert_eq!(model.take_log(), [Action::Connect { flow: A, at: 3 * UNIT }]);
+    assert_eq!(model.take_log(), [Action::Connect { flow: A, lane: 0, at: 3 * UNIT }]);
     // Its size is known, so readers need not wait for a source.
     model.join(FAST, A, 0, 4 * SLOT);
     model.run(|op| !is_connect(op));
@@ -336,13 +336,13 @@ fn a_blob_given_up_hands_its_slots_to_one_that_waits() {
     let of_a = |op: &Op| matches!(op, Op::Recv { flow, .. } if *flow == A);
     model.run(of_a);
     model.run(|op| matches!(op, Op::Recv { flow, .. } if *flow == B));
-    assert!(model.relay.is_starved(B));
+    assert!(model.relay.is_starved(B, 0));
     model.abandon(A);
     model.run(|op| {
         matches!(op, Op::Write { flow, .. } | Op::Hash { flow, .. } | Op::Recv { flow, .. }
             if *flow == A)
     });
-    assert!(!model.relay.is_starved(B));
+    assert!(!model.relay.is_starved(B, 0));
     model.finish_run();
 }
 

@@ -18,8 +18,8 @@ const QUIET_TICKS: u32 = 8;
 /// An operation in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Op {
-    Connect { flow: FlowId },
-    Recv { flow: FlowId, bytes: u32, cancelled: bool },
+    Connect { flow: FlowId, lane: u8 },
+    Recv { flow: FlowId, lane: u8, bytes: u32, cancelled: bool },
     Write { flow: FlowId, slot: Slot },
     Hash { flow: FlowId, slot: Slot, bytes: u32 },
     Finalize { flow: FlowId },
@@ -52,7 +52,7 @@ pub(super) struct Blob {
     pub(super) size: u64,
     /// The source has answered once, so that readers may join.
     pub(super) known: bool,
-    pub(super) connected: bool,
+    pub(super) connected: [bool; 2],
     /// How many more times its digest will be wrong.
     pub(super) mismatches: u32,
     pub(super) stored: bool,
@@ -66,13 +66,17 @@ impl Blob {
         Self {
             size,
             known: false,
-            connected: false,
+            connected: [false; 2],
             mismatches: 0,
             stored: false,
             failed: false,
             wrong: false,
         }
     }
+}
+
+fn is_connect(op: &Op, flow: FlowId) -> bool {
+    matches!(op, Op::Connect { flow: other, .. } if *other == flow)
 }
 
 #[derive(Debug)]
@@ -120,17 +124,25 @@ impl Model {
 
     fn start(&mut self, action: Action) {
         let op = match action {
-            Action::Connect { flow, .. } => Op::Connect { flow },
-            Action::Recv { flow, bytes, .. } => Op::Recv { flow, bytes, cancelled: false },
+            Action::Connect { flow, lane, .. } => Op::Connect { flow, lane },
+            Action::Recv { flow, lane, bytes, .. } => {
+                Op::Recv { flow, lane, bytes, cancelled: false }
+            }
+            Action::Split { flow } => {
+                self.blob(flow).connected = [false; 2];
+                return self.ops.retain(|op| !is_connect(op, flow));
+            }
             Action::Write { flow, slot, .. } => Op::Write { flow, slot },
             Action::Hash { flow, slot, bytes, .. } => Op::Hash { flow, slot, bytes },
             Action::Finalize { flow } => Op::Finalize { flow },
             Action::Send { reader, bytes, .. } => Op::Send { reader, bytes, cancelled: false },
             Action::Read { reader, at, bytes, .. } => Op::Read { reader, at, bytes },
             Action::AwaitWritable { reader } => Op::Poll { reader },
-            Action::CancelRecv { flow: which } => {
+            Action::CancelRecv { flow: which, lane: by } => {
                 return self.cancel(|op| match op {
-                    Op::Recv { flow, cancelled, .. } if *flow == which => Some(cancelled),
+                    Op::Recv { flow, lane, cancelled, .. } if (*flow, *lane) == (which, by) => {
+                        Some(cancelled)
+                    }
                     _ => None,
                 });
             }
@@ -145,7 +157,7 @@ impl Model {
             Action::Cut { reader, reason } => return self.end(reader, End::Cut(reason)),
             Action::Closed { flow } => {
                 self.blobs.remove(&flow).expect("an open blob");
-                return self.ops.retain(|op| *op != Op::Connect { flow });
+                return self.ops.retain(|op| !is_connect(op, flow));
             }
         };
         self.ops.push(op);
@@ -166,10 +178,21 @@ impl Model {
     }
 
     pub(super) fn fetch(&mut self, flow: FlowId, size: u64, resume: u64, mismatches: u32) {
+        self.fetch_as(flow, size, resume, mismatches, false);
+    }
+
+    pub(super) fn fetch_as(
+        &mut self,
+        flow: FlowId,
+        size: u64,
+        resume: u64,
+        mismatches: u32,
+        striped: bool,
+    ) {
         let blob = Blob { known: resume > 0, mismatches, ..Blob::of(size) };
         let known = blob.known.then_some(size);
         self.blobs.insert(flow, blob);
-        self.apply(Event::Fetch { flow, resume, size: known });
+        self.apply(Event::Fetch { flow, resume, size: known, striped });
     }
 
     pub(super) fn serve(&mut self, flow: FlowId, size: u64) {
@@ -178,8 +201,23 @@ impl Model {
     }
 
     pub(super) fn join(&mut self, reader: ReaderId, flow: FlowId, start: u64, end: u64) {
+        self.join_stripe(reader, flow, None, (start, end));
+    }
+
+    pub(super) fn join_stripe(
+        &mut self,
+        reader: ReaderId,
+        flow: FlowId,
+        stripe: Option<u8>,
+        (start, end): (u64, u64),
+    ) {
         self.stalled.insert(reader, false);
-        self.apply(Event::Join { reader, flow, start, end });
+        self.apply(Event::Join { reader, flow, stripe, start, end });
+    }
+
+    /// A whole flow gets a source for each stripe; what its source was being asked is over.
+    pub(super) fn split(&mut self, flow: FlowId) {
+        self.apply(Event::Split { flow });
     }
 
     pub(super) fn leave(&mut self, reader: ReaderId) {
@@ -195,20 +233,26 @@ impl Model {
 
     pub(super) fn restart(&mut self, flow: FlowId) {
         self.blob(flow).wrong = false;
+        self.ops.retain(|op| *op != Op::Connect { flow, lane: 1 });
         self.apply(Event::Restart { flow });
     }
 
     /// The source breaks; a receive in flight ends without bytes. The driver looks for another one
     /// at once.
-    pub(super) fn lose_source(&mut self, flow: FlowId) {
-        self.ops.retain(|op| !matches!(op, Op::Recv { flow: other, .. } if *other == flow));
+    pub(super) fn lose_source(&mut self, flow: FlowId, lane: u8) {
+        let gone = |op: &Op| match op {
+            Op::Recv { flow: other, lane: by, .. } => (*other, *by) == (flow, lane),
+            _ => false,
+        };
+        self.ops.retain(|op| !gone(op));
         let blob = self.blob(flow);
-        blob.connected = false;
+        blob.connected[usize::from(lane)] = false;
         let again = !blob.failed;
-        self.apply(Event::SourceLost { flow });
-        let unfinished = |relay: &Relay, blob: &Blob| relay.received_bytes(flow) < blob.size;
-        if again && self.blobs.get(&flow).is_some_and(|blob| unfinished(&self.relay, blob)) {
-            self.ops.push(Op::Connect { flow });
+        self.apply(Event::SourceLost { flow, lane });
+        let waits = self.blobs.contains_key(&flow) && self.relay.is_waiting_for_source(flow, lane);
+        let op = Op::Connect { flow, lane };
+        if again && waits && !self.ops.contains(&op) {
+            self.ops.push(op);
         }
     }
 
@@ -236,11 +280,11 @@ impl Model {
             How::Failed => 0,
         };
         match self.ops.remove(index) {
-            Op::Connect { flow } => self.connected(flow),
-            Op::Recv { flow, bytes, cancelled } => match short(bytes) {
-                0 => self.lose_source(flow),
-                _ if cancelled && how == How::Well => self.lose_source(flow),
-                bytes => self.apply(Event::Received { flow, bytes }),
+            Op::Connect { flow, lane } => self.connected(flow, lane),
+            Op::Recv { flow, lane, bytes, cancelled } => match short(bytes) {
+                0 => self.lose_source(flow, lane),
+                _ if cancelled && how == How::Well => self.lose_source(flow, lane),
+                bytes => self.apply(Event::Received { flow, lane, bytes }),
             },
             Op::Write { flow, slot } if how == How::Failed => {
                 let blob = self.blob(flow);
@@ -268,18 +312,18 @@ impl Model {
         }
     }
 
-    fn connected(&mut self, flow: FlowId) {
+    fn connected(&mut self, flow: FlowId, lane: u8) {
         let blob = self.blob(flow);
-        (blob.connected, blob.known) = (true, true);
+        (blob.connected[usize::from(lane)], blob.known) = (true, true);
         let size = blob.size;
-        self.apply(Event::SourceReady { flow, size });
+        self.apply(Event::SourceReady { flow, lane, size });
     }
 
     fn finalized(&mut self, flow: FlowId) {
         let blob = self.blob(flow);
         let matches = blob.mismatches == 0;
         blob.mismatches = blob.mismatches.saturating_sub(1);
-        blob.connected = false;
+        blob.connected = [false; 2];
         blob.wrong = !matches && !blob.failed;
         self.apply(Event::Finalized { flow, matches });
     }

@@ -4,8 +4,9 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use xylem_protocol::limits::{SLOT_BYTES, UNIT_BYTES};
+use xylem_protocol::stripe::{offset_in_stripe, place_in_blob};
 
-use super::model::{End, How, Model, Op};
+use super::model::{Blob, End, How, Model, Op};
 use crate::relay::{Event, FlowId, ReaderId};
 
 /// Blobs and readers of one run, and everything that is left to chance.
@@ -26,11 +27,14 @@ struct BlobPlan {
     mismatches: u32,
     /// Already whole in the store.
     whole: bool,
+    /// A source for each stripe from the start.
+    striped: bool,
 }
 
 #[derive(Debug, Clone)]
 struct ReaderPlan {
     blob: usize,
+    stripe: Option<u8>,
     start: u64,
     end: u64,
     stalled: bool,
@@ -60,12 +64,14 @@ fn sizes() -> impl Strategy<Value = u64> {
 fn blobs() -> impl Strategy<Value = BlobPlan> {
     let resume = prop_oneof![2 => Just(0), 1 => 0..=16u64];
     let mismatches = prop_oneof![8 => Just(0), 1 => Just(1), 1 => Just(2)];
-    (sizes(), resume, mismatches, prop::bool::weighted(0.15)).prop_map(
-        |(size, resume, mismatches, whole)| BlobPlan {
+    (sizes(), resume, mismatches, prop::bool::weighted(0.15), any::<bool>()).prop_map(
+        |(size, resume, mismatches, whole, striped)| BlobPlan {
             size,
             resume_units: resume.min(size / u64::from(UNIT_BYTES)),
             mismatches,
             whole,
+            // A source answers for a stripe only if there is something in it.
+            striped: striped && size > u64::from(SLOT_BYTES),
         },
     )
 }
@@ -73,9 +79,11 @@ fn blobs() -> impl Strategy<Value = BlobPlan> {
 /// A range in parts of 2^32 of the blob's size; half of the readers want all of it.
 fn readers() -> impl Strategy<Value = ReaderPlan> {
     let range = prop_oneof![Just((0, u32::MAX)), any::<(u32, u32)>()];
-    (any::<prop::sample::Index>(), range, prop::bool::weighted(0.15)).prop_map(
-        |(blob, (start, end), stalled)| ReaderPlan {
+    let stripe = prop_oneof![Just(None), Just(Some(0)), Just(Some(1))];
+    (any::<prop::sample::Index>(), stripe, range, prop::bool::weighted(0.15)).prop_map(
+        |(blob, stripe, (start, end), stalled)| ReaderPlan {
             blob: blob.index(1 << 16),
+            stripe,
             start: u64::from(start),
             end: u64::from(end),
             stalled,
@@ -114,6 +122,16 @@ impl Scenario {
     }
 }
 
+/// A range of a stripe: from its first byte at or behind `start` to its last before `end`.
+fn within(stripe: Option<u8>, start: u64, end: u64) -> (u64, u64) {
+    let Some(stripe) = stripe else { return (start, end) };
+    let (from, to) = (offset_in_stripe(start, stripe), offset_in_stripe(end, stripe));
+    if from == to {
+        return (end, end);
+    }
+    (place_in_blob(from, stripe), place_in_blob(to - 1, stripe) + 1)
+}
+
 struct Run<'a> {
     model: Model,
     plan: &'a Scenario,
@@ -134,7 +152,8 @@ impl Run<'_> {
             55..=57 if may(FAULT_READER) => self.leave(whom),
             58 if may(FAULT_ABANDON) => self.abandon(whom),
             59..=64 if may(FAULT_STALL) => self.stall(whom),
-            65..=90 => self.restart(whom),
+            65..=86 => self.restart(whom),
+            87..=90 => self.split(whom),
             _ => self.finish(whom, how),
         }
     }
@@ -147,7 +166,7 @@ impl Run<'_> {
             return self.model.serve(flow, plan.size);
         }
         let resume = plan.resume_units * u64::from(UNIT_BYTES);
-        self.model.fetch(flow, plan.size, resume, plan.mismatches);
+        self.model.fetch_as(flow, plan.size, resume, plan.mismatches, plan.striped);
     }
 
     fn join(&mut self) {
@@ -166,17 +185,30 @@ impl Run<'_> {
         self.joined += 1;
         let place = |part: u64| (size * part).div_ceil(u64::from(u32::MAX));
         let (start, end) = (place(plan.start.min(plan.end)), place(plan.start.max(plan.end)));
-        self.model.join(reader, flow, start, end);
+        self.model.join_stripe(reader, flow, plan.stripe, within(plan.stripe, start, end));
         if let Some(stalled) = self.model.stalled.get_mut(&reader) {
             *stalled = plan.stalled && self.plan.faults & FAULT_STALL != 0;
         }
     }
 
     fn lose_source(&mut self, whom: usize) {
-        let connected = |blob: &&FlowId| self.model.blobs[*blob].connected;
-        let flows: Vec<FlowId> = self.model.blobs.keys().filter(connected).copied().collect();
+        let mut lanes = Vec::new();
+        for (&flow, blob) in &self.model.blobs {
+            lanes.extend((0..2u8).filter(|&l| blob.connected[usize::from(l)]).map(|l| (flow, l)));
+        }
+        if !lanes.is_empty() {
+            let (flow, lane) = lanes[whom % lanes.len()];
+            self.model.lose_source(flow, lane);
+        }
+    }
+
+    /// Only of a blob that has two stripes: the cold half knows its size from the manifest.
+    fn split(&mut self, whom: usize) {
+        let two = |(_, blob): &(_, &Blob)| blob.size > u64::from(SLOT_BYTES);
+        let flows: Vec<FlowId> =
+            self.model.blobs.iter().filter(two).map(|(flow, _)| *flow).collect();
         if !flows.is_empty() {
-            self.model.lose_source(flows[whom % flows.len()]);
+            self.model.split(flows[whom % flows.len()]);
         }
     }
 
