@@ -97,6 +97,8 @@ pub(crate) struct Cluster {
     pub(crate) layout: PathBuf,
     /// How a `docker-registry` is to be; to be set before it starts.
     pub(crate) settings: registry::Settings,
+    /// The shape of the trees, if it is not to be control's default; to be set before it starts.
+    pub(crate) shape: Option<String>,
     nodes: Vec<String>,
 }
 
@@ -113,7 +115,8 @@ impl Cluster {
         let hosts: Vec<String> = servers.into_iter().chain(nodes.iter().cloned()).collect();
         let lab = Lab::new(&hosts, rate)?;
         let (layout, settings) = (PathBuf::new(), registry::Settings::default());
-        Ok(Self { lab, programs: programs.clone(), origin, layout, settings, nodes })
+        let programs = programs.clone();
+        Ok(Self { lab, programs, origin, layout, settings, shape: None, nodes })
     }
 
     /// The names of the nodes.
@@ -225,6 +228,9 @@ impl Cluster {
         let address = self.lab.host(CONTROL)?.at(CONTROL_PORT).to_string();
         let mut control = Command::new(&self.programs.control);
         control.args(["--listen", &address]);
+        if let Some(shape) = &self.shape {
+            control.args(["--shape", shape]);
+        }
         self.lab.start(CONTROL, CONTROL, control)?;
         self.lab.process(CONTROL)?.wait_for_words(" listening on ")
     }

@@ -36,6 +36,9 @@ pub(crate) struct Options {
     /// The rate of every link, both ways, as `tc` writes it
     #[arg(long, default_value = "1gbit")]
     rate: String,
+    /// The shape of the trees: `twin` or `ft`; else control's default
+    #[arg(long, value_parser = ["twin", "ft"])]
+    shape: Option<String>,
     /// An OCI image layout (DIR or DIR:TAG) or a registry reference; else files of this machine
     #[arg(long)]
     image: Option<String>,
@@ -65,6 +68,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let rate = privileged.then_some(options.rate.as_str());
     let nodes = usize::try_from(options.nodes)?;
     let mut cluster = Cluster::new(&programs, nodes, rate, origin)?;
+    cluster.shape.clone_from(&options.shape);
     step("the image");
     cluster.layout = layout(options.image.as_deref(), cluster.lab.disk())?;
     let shown = show(&mut cluster, options, &step);

@@ -44,7 +44,7 @@ use crate::{build, image, run, sys};
 /// What a small image is: it takes seconds on a slow link.
 const IMAGE_BYTES: u64 = 24_000_000;
 /// A link on which such an image can be met in the middle.
-const SLOW: &str = "100mbit";
+const SLOW: &str = "40mbit";
 /// How long a pull may take here, with all that is done to it.
 const PULL: Duration = Duration::from_secs(90);
 /// How long a state may take to come about.

@@ -25,7 +25,7 @@ struct Arguments {
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:4440")]
     listen: SocketAddr,
     /// Shape of the trees
-    #[arg(long, value_enum, default_value = "ft")]
+    #[arg(long, value_enum, default_value = "twin")]
     shape: Shape,
     /// Period of the nodes' heartbeats; a node that misses 3 leaves its trees
     #[arg(long, value_name = "MS", default_value_t = HEARTBEAT_MS)]
