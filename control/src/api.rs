@@ -37,6 +37,9 @@ pub struct Node {
     pub free_bytes: u64,
     /// Blobs that it is receiving.
     pub active_flows: u32,
+    /// Whether its uplink was found to be slow, so that nobody is to read from it.
+    #[serde(default)]
+    pub slow_uplink: bool,
     /// Version of its software.
     pub version: String,
 }

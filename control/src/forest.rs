@@ -277,6 +277,17 @@ impl Forest {
         self.memberships.get(&node).is_some_and(|keys| keys.contains(&key))
     }
 
+    /// Nodes in the trees of an image, in no order.
+    pub fn members(&self, key: TreeKey) -> impl Iterator<Item = NodeId> + '_ {
+        self.trees.get(&key).into_iter().flat_map(|planted| planted.members.keys().copied())
+    }
+
+    /// Images that somebody in their trees has not all of.
+    pub fn moving(&self) -> impl Iterator<Item = TreeKey> + '_ {
+        let moving = self.trees.iter().filter(|(_, planted)| planted.is_moving());
+        moving.map(|(&key, _)| key)
+    }
+
     /// The images in whose trees a node is.
     pub fn memberships(&self, node: NodeId) -> impl Iterator<Item = TreeKey> + '_ {
         self.memberships.get(&node).into_iter().flatten().copied()

@@ -31,6 +31,39 @@ pub const REFEED_MS_MIN: u64 = 1_000;
 /// Most idle seeds that are compared for one newcomer.
 pub const SEEDS_LOOKED_AT_MAX: u32 = 1024;
 
+/// Less activity of a hop since its last report than this says nothing, µs.
+pub const HOP_ACTIVE_US_MIN: u64 = 150_000;
+
+/// For how long a hop's last report tells of the present, ms.
+pub const HOP_FRESH_MS: u64 = 1_500;
+
+/// How long a node must be suspected before its uplink is taken for slow, ms; in two reports at
+/// least.
+pub const SLOW_AFTER_MS: u64 = 240;
+
+/// A slow uplink sends less than one in so many of what others do.
+pub const SLOW_SHARE: u64 = 3;
+
+/// Nodes that may be found to be slow in a minute, or one in 32 of those that report if that is
+/// more: each costs some others their parents.
+pub const SLOW_PER_MINUTE_MIN: u32 = 8;
+
+/// Nodes that may be found to be slow in [`WITNESS_MS`] because they receive faster than they send,
+/// with nobody to compare with.
+pub const SLOW_BY_INTAKE_MAX: u32 = 2;
+
+/// How long a node is taken for slow before it gets another try, ms; doubled each time, so often.
+pub const SLOW_KEPT_MS: u64 = 600_000;
+/// See [`SLOW_KEPT_MS`].
+pub const SLOW_KEPT_DOUBLED_MAX: u32 = 4;
+
+/// How long a node that bore witness alone against one parent is not heard against the next, ms:
+/// its own downlink may be at fault.
+pub const WITNESS_MS: u64 = 600_000;
+
+/// Nodes up to which all report four times in each heartbeat; above, once.
+pub const REPORTERS_FAST_MAX: u32 = 1_000;
+
 /// Most hop reports in one message.
 pub const REPORTS_MAX: u32 = 256;
 
@@ -152,7 +185,7 @@ const FRAMING: usize = 6;
 const DIGEST_TEXT: usize = 71;
 const PARENTS: usize = BRANCHES_MAX as usize * (shared::NODE_NAME_MAX + FRAMING);
 const MEMBERSHIP: usize = DIGEST_TEXT + shared::REPOSITORY_MAX + PARENTS + 3 * FRAMING + 24;
-const REPORT: usize = 2 * shared::NODE_NAME_MAX + 18 * (FRAMING + 10);
+const REPORT: usize = 2 * shared::NODE_NAME_MAX + 22 * (FRAMING + 10);
 const HELLO: usize =
     shared::NODE_NAME_MAX + ADDRESS_MAX as usize + 2 * LABEL_MAX as usize + 5 * FRAMING;
 

@@ -2,6 +2,8 @@
 //! slow; and of one image the seeds that are idle and the groups that take newcomers. Holds and
 //! orders, moves nobody.
 
+pub mod watch;
+
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 

@@ -29,6 +29,8 @@ use verdict::{ReceivingTimes, SendingTimes};
 /// Name of the entry for the peers past [`HOPS_MAX`]: a peer gives its name itself.
 pub const OTHERS: &str = "others";
 
+const NS_PER_US: u64 = 1000;
+
 /// How long a closed connection waits for the kernel's last word.
 const SETTLE_NS_MAX: u64 = 60_000_000_000;
 
@@ -266,7 +268,6 @@ impl Conn {
     }
 
     fn sums(&self) -> Sums {
-        const NS_PER_US: u64 = 1000;
         let sample = &self.sample;
         let tcp = &sample.tcp;
         let mut sums = Sums {
@@ -333,16 +334,16 @@ impl Hop {
     fn figures(&self, node: &str, (peer, direction): &HopKey, total: &Sums) -> HopFigures {
         let from_child = *direction == Direction::Receiving;
         let (parent, child) = if from_child { (&**peer, node) } else { (node, &**peer) };
-        let verdict = if from_child {
+        let (verdict, shares) = if from_child {
             let times = ReceivingTimes {
                 active_ns: self.active_ns,
                 withheld_ns: total.withheld_ns,
                 bytes: self.active_bytes,
                 peak_bytes_s: self.peak_bytes_s,
             };
-            times.verdict()
+            (times.verdict(), times.shares())
         } else {
-            total.sending.verdict()
+            (total.sending.verdict(), total.sending.shares())
         };
         let source = match (total.by_bpf, total.by_tcp_info, total.by_none) {
             (0, 0, _) => Source::None,
@@ -367,6 +368,10 @@ impl Hop {
             residence_p99_us: self.residence.value_at_quantile(0.99),
             verdict,
             source,
+            active_us: self.active_ns / NS_PER_US,
+            sender_us: shares.sender_ns / NS_PER_US,
+            network_us: shares.network_ns / NS_PER_US,
+            receiver_us: shares.receiver_ns / NS_PER_US,
         }
     }
 }

@@ -17,6 +17,7 @@ pub(super) struct Metrics {
     registry: Registry,
     attached: Gauge,
     lost: Gauge,
+    slow: Gauge,
     trees: Gauge,
     places: Gauge,
     hellos: Counter,
@@ -43,6 +44,7 @@ impl Metrics {
         let attached = gauge("nodes_attached", "Nodes with an open stream");
         let lost =
             gauge("nodes_lost", "Nodes whose stream broke off and that keep their places yet");
+        let slow = gauge("nodes_slow", "Nodes whose uplinks are taken for slow");
         let trees = gauge("trees", "Trees that stand");
         let places = gauge("places", "Places of nodes in all trees together");
         let mut counter = |name, help| {
@@ -53,6 +55,7 @@ impl Metrics {
         Self {
             attached,
             lost,
+            slow,
             trees,
             places,
             hellos: counter("hellos", "Nodes that introduced themselves"),
@@ -94,6 +97,7 @@ impl Metrics {
     pub(super) fn text(&self, totals: Totals) -> Result<String, fmt::Error> {
         self.attached.set(totals.attached.into());
         self.lost.set(totals.lost.into());
+        self.slow.set(totals.slow.into());
         self.trees.set(totals.trees.into());
         self.places.set(totals.places.into());
         let mut text = String::new();

@@ -118,6 +118,7 @@ mod tests {
             residence_p99_us: value.into(),
             verdict: pb::Verdict::Network.into(),
             source: pb::Source::Bpf.into(),
+            ..Default::default()
         }
     }
 

@@ -12,6 +12,7 @@ mod claims;
 mod hops;
 mod preheat;
 mod roster;
+mod uplinks;
 mod view;
 
 use std::collections::{BTreeMap, HashMap};
@@ -26,10 +27,10 @@ use crate::placement::Zone;
 use crate::tree::ShapeKind;
 use claims::Claims;
 pub(crate) use hops::REGISTRY;
-use hops::Reports;
 use preheat::Preheats;
 pub use preheat::{Order, PreheatError, Selector, SelectorError};
 use roster::{Node, Phase, Roster};
+use uplinks::Uplinks;
 pub use view::Totals;
 
 /// One stream of one node; never used again.
@@ -144,6 +145,7 @@ pub struct State {
     /// While settling: what is claimed. `None` afterwards.
     claimed: Option<BTreeMap<TreeKey, Claims>>,
     preheats: Preheats,
+    uplinks: Uplinks,
     /// Scratch for the assignments of one event.
     assignments: Vec<Assignment>,
 }
@@ -159,6 +161,7 @@ impl State {
             names: HashMap::new(),
             claimed: Some(BTreeMap::new()),
             preheats: Preheats::default(),
+            uplinks: Uplinks::default(),
             assignments: Vec::new(),
         }
     }
@@ -225,6 +228,7 @@ impl State {
         self.assignments.clear();
         self.forest.tick(now_ms, &mut self.assignments);
         self.tell_all(out);
+        self.tick_uplinks(now_ms, out);
         self.roster.forget_long_gone(now_ms);
         self.preheats.tick(now_ms);
     }
@@ -269,12 +273,13 @@ impl State {
         let heartbeat_ms = self.settings.heartbeat_ms;
         let message = Kind::Welcome(pb::Welcome {
             heartbeat_ms,
-            report_ms: heartbeat_ms,
+            report_ms: self.report_ms(),
             voucher_key: self.settings.voucher_key.to_vec(),
         });
         out.push(Output::Send { session, message });
         self.forest.set_zone(node, zone_of);
         if is_new {
+            self.uplinks.forget(node);
             self.change_surely(&forest::Event::Uplink { node, slow: false }, out);
         }
         if moved {
@@ -337,26 +342,6 @@ impl State {
         match self.change(&forest::Event::Leave { node, key }, out) {
             Ok(()) => self.drop_name(key),
             Err(error) => refuse(session, Some(key), error.to_string(), out),
-        }
-    }
-
-    fn hops(
-        &mut self,
-        session: SessionId,
-        node: NodeId,
-        reports: Vec<pb::HopReport>,
-        now_ms: u64,
-        out: &mut Vec<Output>,
-    ) {
-        let Some(node) = self.roster.get_mut(node) else { return };
-        for report in reports {
-            if Reports::reporter(&report) == node.name {
-                node.reports.put(report, now_ms);
-            } else {
-                let reason =
-                    format!("node {} is not the end that this hop report names", node.name);
-                refuse(session, None, reason, out);
-            }
         }
     }
 

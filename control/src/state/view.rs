@@ -13,6 +13,8 @@ pub struct Totals {
     pub attached: u32,
     /// Nodes whose stream broke off.
     pub lost: u32,
+    /// Nodes whose uplinks are taken for slow.
+    pub slow: u32,
     /// Images that have trees.
     pub trees: u32,
     /// Places of nodes, one for each of their images.
@@ -22,7 +24,12 @@ pub struct Totals {
 impl State {
     /// The nodes, by name.
     pub fn status(&self, now_ms: u64) -> api::Status {
-        let mut nodes: Vec<_> = self.roster.iter().map(|node| show(node, now_ms)).collect();
+        let slow = |node: &Node| {
+            let id = self.roster.by_name(&node.name);
+            id.is_some_and(|id| self.forest.is_slow(id))
+        };
+        let shown = self.roster.iter().map(|node| show(node, slow(node), now_ms));
+        let mut nodes: Vec<_> = shown.collect();
         nodes.sort_unstable_by(|a, b| a.node.cmp(&b.node));
         api::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -54,7 +61,7 @@ impl State {
 
     /// Numbers for the metrics.
     pub fn totals(&self) -> Totals {
-        let mut totals = Totals::default();
+        let mut totals = Totals { slow: self.uplinks.slow(), ..Totals::default() };
         for node in self.roster.iter() {
             match node.phase {
                 Phase::Attached(_) => totals.attached += 1,
@@ -93,7 +100,7 @@ impl State {
     }
 }
 
-fn show(node: &Node, now_ms: u64) -> api::Node {
+fn show(node: &Node, slow_uplink: bool, now_ms: u64) -> api::Node {
     api::Node {
         node: node.name.clone(),
         address: node.address.clone(),
@@ -103,6 +110,7 @@ fn show(node: &Node, now_ms: u64) -> api::Node {
         held_bytes: node.heartbeat.held_bytes,
         free_bytes: node.heartbeat.free_bytes,
         active_flows: node.heartbeat.active_flows,
+        slow_uplink,
         version: node.version.clone(),
     }
 }

@@ -20,6 +20,7 @@ use xylem_protocol::pb::control_client::ControlClient;
 use xylem_protocol::pb::node_message::Kind;
 
 use super::Agent;
+use super::hops::Said;
 use crate::oneline::chain;
 
 /// Heartbeats when control names no period.
@@ -186,6 +187,7 @@ impl ControlLink {
         self.changed(None);
         let mut heartbeat = period(HEARTBEAT_DEFAULT_MS);
         let mut report = period(HEARTBEAT_DEFAULT_MS);
+        let mut said = Said::default();
         loop {
             tokio::select! {
                 biased;
@@ -207,7 +209,7 @@ impl ControlLink {
                     self.send(Kind::Heartbeat(agent.heartbeat()));
                 }
                 _ = report.tick() => {
-                    let reports = agent.hop_reports();
+                    let reports = said.news(agent.hop_reports());
                     if !reports.is_empty() {
                         self.send(Kind::Hops(pb::HopReports { reports }));
                     }

@@ -2,6 +2,7 @@
 //! go out.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 
 use xylem_protocol::pb;
 
@@ -9,6 +10,25 @@ use crate::clock::monotonic_ns;
 use crate::hops::{HopFigures, Hops};
 use crate::link::Report;
 use crate::probes::Availability;
+
+/// What was said last of each hop over one link to control.
+#[derive(Debug, Default)]
+pub(super) struct Said(HashMap<(String, String, bool), pb::HopReport>);
+
+impl Said {
+    /// The reports that say something new; they are said now.
+    pub(super) fn news(&mut self, reports: Vec<pb::HopReport>) -> Vec<pb::HopReport> {
+        let mut news = Vec::new();
+        for report in reports {
+            let hop = (report.parent.clone(), report.child.clone(), report.from_child);
+            if self.0.get(&hop) != Some(&report) {
+                self.0.insert(hop, report.clone());
+                news.push(report);
+            }
+        }
+        news
+    }
+}
 
 /// What is known of this node's hops.
 #[derive(Debug)]
@@ -54,5 +74,24 @@ impl HopFeed {
     pub(super) fn probes(&self) -> (&'static str, String) {
         let probes = self.probes.borrow();
         (probes.mode(), probes.reason())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_not_changed_is_not_said_again() {
+        let report = |child: &str, relay_bytes| pb::HopReport {
+            parent: "a".into(),
+            child: child.into(),
+            relay_bytes,
+            ..pb::HopReport::default()
+        };
+        let mut said = Said::default();
+        assert_eq!(said.news(vec![report("b", 1), report("c", 1)]).len(), 2);
+        assert_eq!(said.news(vec![report("b", 1), report("c", 2)]), [report("c", 2)]);
+        assert!(said.news(vec![report("b", 1), report("c", 2)]).is_empty());
     }
 }

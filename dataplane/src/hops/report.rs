@@ -65,6 +65,14 @@ pub struct HopFigures {
     pub verdict: Verdict,
     /// Where the kernel's figures came from.
     pub source: Source,
+    /// Time in which the hop was active, microseconds.
+    pub active_us: u64,
+    /// For how long the sender limited it, microseconds, summed over connections as the next two.
+    pub sender_us: u64,
+    /// For how long the network did.
+    pub network_us: u64,
+    /// For how long the receiver did.
+    pub receiver_us: u64,
 }
 
 impl HopFigures {
@@ -138,6 +146,10 @@ impl From<HopFigures> for pb::HopReport {
             residence_p99_us: hop.residence_p99_us,
             verdict: verdict.into(),
             source: source.into(),
+            active_us: hop.active_us,
+            sender_us: hop.sender_us,
+            network_us: hop.network_us,
+            receiver_us: hop.receiver_us,
         }
     }
 }

@@ -261,3 +261,24 @@ fn times_go_into_histograms_and_out_as_json_and_message() {
     assert_eq!(message.verdict(), pb::Verdict::Unknown);
     assert_eq!(message.parent, "registry");
 }
+
+#[test]
+fn how_long_what_limited_a_hop_is_counted_on() {
+    let mut hops = Hops::new();
+    let mut down = sample(1, "child", Direction::Sending);
+    down.at_ns = S;
+    (down.active_ns, down.starved_ns) = (S, S / 4);
+    down.tcp = TcpInfo {
+        state: ESTABLISHED,
+        busy_time_us: 1_000_000,
+        rwnd_limited_us: 100_000,
+        ..TcpInfo::default()
+    };
+    hops.record(down);
+    hops.settle(S, no_kernel);
+    let hop = only(&hops);
+    assert_eq!((hop.active_us, hop.sender_us), (1_000_000, 250_000));
+    assert_eq!((hop.network_us, hop.receiver_us), (650_000, 100_000));
+    let report: pb::HopReport = hop.into();
+    assert_eq!((report.active_us, report.network_us), (1_000_000, 650_000));
+}

@@ -1,0 +1,239 @@
+//! What is found to be slow, and what is not, on a clock of the tests.
+
+use super::*;
+
+const MB: u64 = 1_000_000;
+/// A full uplink, bytes per second.
+const FULL: u64 = 125 * MB;
+
+/// Who limits a hop.
+#[derive(Clone, Copy)]
+enum By {
+    Sender,
+    Network,
+}
+
+/// Nodes whose hops count on, and a watch that hears of them every 500 ms.
+#[derive(Default)]
+struct Site {
+    watch: Watch,
+    now_ms: u64,
+    counts: HashMap<(NodeId, Option<NodeId>, bool), Count>,
+    fellows: u32,
+}
+
+/// For one period: parent, child, bytes per second, what limits it.
+type Hop = (u32, u32, u64, By);
+
+impl Site {
+    fn of(fellows: u32) -> Self {
+        Self { fellows, ..Self::default() }
+    }
+
+    /// Half a second passes; answers who is found to be slow.
+    fn pass(&mut self, hops: &[Hop]) -> Vec<u32> {
+        self.now_ms += 500;
+        for &(parent, child, rate, by) in hops {
+            self.count(parent, Some(child), false, rate, by);
+            self.count(child, Some(parent).filter(|&parent| parent > 0), true, rate, by);
+        }
+        let mut heard: BTreeMap<NodeId, Vec<Count>> = BTreeMap::new();
+        let moved = |of: u32| hops.iter().any(|&(parent, child, ..)| parent == of || child == of);
+        for ((node, ..), count) in self.counts.iter().filter(|((node, ..), _)| moved(node.0)) {
+            heard.entry(*node).or_default().push(*count);
+        }
+        heard.iter().for_each(|(&node, counts)| self.watch.heard(node, counts, self.now_ms));
+        let mut rates: Vec<_> =
+            heard.keys().filter_map(|&node| self.watch.rate(node, self.now_ms)).collect();
+        rates.sort_unstable();
+        let usual = rates.get(rates.len() * 3 / 4).copied().unwrap_or(0);
+        let mut found = Vec::new();
+        for &node in heard.keys() {
+            let slow_fellows = self.watch.marked();
+            let field = Field { usual, fellows: self.fellows, slow_fellows };
+            if self.watch.judge(node, field, self.now_ms) {
+                found.push(node.0);
+            }
+        }
+        found
+    }
+
+    fn count(&mut self, node: u32, peer: Option<u32>, from_child: bool, rate: u64, by: By) {
+        let peer = peer.map(NodeId);
+        let count = self.counts.entry((NodeId(node), peer, from_child)).or_default();
+        (count.peer, count.from_child) = (peer, from_child);
+        count.bytes += rate / 2;
+        count.active_us += 500_000;
+        match by {
+            By::Sender => count.sender_us += 500_000,
+            By::Network => count.network_us += 500_000,
+        }
+    }
+}
+
+/// A tree: 1 reads the registry (0), 2 and 3 read from 1, 4 and 5 from 2, 6 and 7 from 3.
+fn tree(rates: [u64; 3]) -> Vec<Hop> {
+    let [of_1, of_2, of_3] = rates.map(|rate| rate / 2);
+    let starved = |rate: u64, own: u64| {
+        if rate < own { (rate, By::Sender) } else { (own, By::Network) }
+    };
+    let (to_4, by_2) = starved(of_1, of_2);
+    let (to_6, by_3) = starved(of_1, of_3);
+    vec![
+        (0, 1, FULL / 2, By::Network),
+        (1, 2, of_1, By::Network),
+        (1, 3, of_1, By::Network),
+        (2, 4, to_4, by_2),
+        (2, 5, to_4, by_2),
+        (3, 6, to_6, by_3),
+        (3, 7, to_6, by_3),
+    ]
+}
+
+#[test]
+fn a_slow_uplink_is_found_within_a_second() {
+    let mut site = Site::of(7);
+    assert!(site.pass(&tree([FULL, FULL / 10, FULL])).is_empty());
+    assert_eq!(site.pass(&tree([FULL, FULL / 10, FULL])), [2]);
+    assert!(site.pass(&tree([FULL, FULL / 10, FULL])).is_empty(), "once");
+    assert_eq!(site.watch.marked(), 1);
+}
+
+#[test]
+fn who_is_starved_is_not_slow() {
+    let mut site = Site::of(7);
+    // The top is slow, so everybody is; it receives far more than it sends.
+    let mut found = Vec::new();
+    for _ in 0..20 {
+        found.extend(site.pass(&tree([FULL / 10, FULL, FULL])));
+    }
+    assert_eq!(found, [1]);
+    // The registry is slow: nobody is to blame.
+    let mut site = Site::of(7);
+    for _ in 0..20 {
+        let slow: Vec<_> = tree([FULL; 3])
+            .into_iter()
+            .map(|(parent, child, ..)| (parent, child, FULL / 20, By::Sender))
+            .collect();
+        assert!(site.pass(&slow).is_empty());
+    }
+}
+
+#[test]
+fn an_uplink_that_is_slow_now_and_then_is_not_moved() {
+    let mut site = Site::of(7);
+    for round in 0..40 {
+        let rate = if round % 2 == 0 { FULL / 10 } else { FULL };
+        assert!(site.pass(&tree([FULL, rate, FULL])).is_empty());
+    }
+    // Half of what others have is not slow either.
+    for _ in 0..10 {
+        assert!(site.pass(&tree([FULL, FULL / 2, FULL])).is_empty());
+    }
+}
+
+#[test]
+fn what_is_getting_under_way_is_waited_for() {
+    let mut site = Site::of(7);
+    for doubled in 0..6 {
+        let rate = (FULL / 64) << doubled;
+        assert!(site.pass(&tree([FULL, rate, FULL])).is_empty(), "{doubled}");
+    }
+}
+
+/// A child with a slow downlink: whoever sends to it looks slow.
+#[test]
+fn a_slow_downlink_blames_one_parent_at_most() {
+    let mut site = Site::of(9);
+    let mut found = Vec::new();
+    for parent in [2, 3, 4, 5] {
+        for _ in 0..6 {
+            let slow = (parent, 9, FULL / 20, By::Network);
+            let mut hops = vec![(1, 6, FULL, By::Network), (1, 7, FULL, By::Network), slow];
+            hops.push((8, 7, FULL, By::Network));
+            found.extend(site.pass(&hops));
+        }
+    }
+    assert_eq!(found, [2]);
+    // With another child that it serves well a parent is above suspicion.
+    let mut site = Site::of(9);
+    for _ in 0..10 {
+        let hops = [
+            (1, 2, FULL / 20, By::Network),
+            (1, 3, FULL / 2, By::Network),
+            (4, 5, FULL, By::Network),
+        ];
+        assert!(site.pass(&hops).is_empty());
+    }
+}
+
+#[test]
+fn few_are_found_in_a_minute_and_never_most() {
+    let mut site = Site::of(400);
+    let mut found = 0;
+    let hops: Vec<Hop> = (1..101_u32)
+        .flat_map(|node| {
+            let rate = if node <= 20 { FULL / 20 } else { FULL };
+            [(node, 1000 + node, rate, By::Network), (node, 2000 + node, rate, By::Network)]
+        })
+        .collect();
+    for _ in 0..110 {
+        found += site.pass(&hops).len();
+    }
+    let most = (SLOW_PER_MINUTE_MIN as usize).max(300 / 32);
+    assert_eq!(found, most);
+    for _ in 0..60 {
+        found += site.pass(&hops).len();
+    }
+    assert_eq!(found, 2 * most, "and more in the next");
+    // A quarter of seven is two.
+    let mut site = Site::of(7);
+    let mut found = 0;
+    for _ in 0..200 {
+        found += site.pass(&tree([FULL / 10, FULL / 20, FULL / 30])).len();
+    }
+    assert!(found <= 2);
+}
+
+#[test]
+fn a_mark_ends_and_lasts_longer_each_time() {
+    let mut site = Site::of(7);
+    let slow = tree([FULL, FULL / 10, FULL]);
+    let mut kept = SLOW_KEPT_MS;
+    for _ in 0..3 {
+        assert!(site.pass(&slow).is_empty());
+        assert_eq!(site.pass(&slow), [2]);
+        let mut over = Vec::new();
+        site.watch.tick(site.now_ms + kept - 1, &mut over);
+        assert!(over.is_empty());
+        site.watch.tick(site.now_ms + kept, &mut over);
+        assert_eq!(over, [NodeId(2)]);
+        assert_eq!(site.watch.marked(), 0);
+        site.now_ms += kept;
+        kept *= 2;
+        assert!(site.pass(&tree([FULL; 3])).is_empty());
+    }
+    site.watch.forget(NodeId(2));
+    assert!(site.pass(&slow).is_empty());
+}
+
+#[test]
+fn a_node_that_counts_anew_has_no_history() {
+    let mut watch = Watch::default();
+    let count = |bytes, active_us| Count {
+        peer: Some(NodeId(2)),
+        bytes,
+        active_us,
+        network_us: active_us,
+        ..Count::default()
+    };
+    watch.heard(NodeId(1), &[count(1000 * MB, 100_000_000)], 500);
+    assert_eq!(watch.rate(NodeId(1), 500), None, "all of its life is no present");
+    watch.heard(NodeId(1), &[count(1050 * MB, 100_500_000)], 1000);
+    assert_eq!(watch.rate(NodeId(1), 1000), Some(100 * MB));
+    watch.heard(NodeId(1), &[count(10 * MB, 300_000)], 1500);
+    assert_eq!(watch.rate(NodeId(1), 1500), None);
+    watch.heard(NodeId(1), &[count(30 * MB, 500_000)], 2000);
+    assert_eq!(watch.rate(NodeId(1), 2000), Some(100 * MB));
+    assert_eq!(watch.rate(NodeId(1), 2000 + HOP_FRESH_MS + 1), None);
+}

@@ -1,0 +1,263 @@
+//! Slow uplinks in a fluid model: control hears of hops what the probes would tell, nodes read from
+//! whom they are told, and time is a number.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use xylem_control::forest::TreeKey;
+use xylem_control::state::{Event, Hello, Output, SessionId, Settings, State};
+use xylem_control::tree::ShapeKind;
+use xylem_protocol::Digest;
+use xylem_protocol::pb;
+use xylem_protocol::pb::control_message::Kind;
+
+/// Of a link, bytes per ms.
+const RATE: f64 = 125_000.0;
+/// Of half an image: all of it takes 10 s over one link.
+const STRIPE: f64 = RATE * 10_000.0 / 2.0;
+const STEP_MS: u64 = 50;
+const REGISTRY: &str = "registry";
+
+fn key() -> TreeKey {
+    TreeKey { image: Digest::from_bytes([1; 32]) }
+}
+
+fn name(node: usize) -> String {
+    format!("n{node}")
+}
+
+/// A node and what it has of each stripe.
+#[derive(Clone, Default)]
+struct Node {
+    parents: [Option<usize>; 2],
+    has: [f64; 2],
+    done_ms: Option<u64>,
+    uplink: f64,
+    hops: BTreeMap<(Option<usize>, usize), pb::HopReport>,
+}
+
+struct Flow {
+    stripe: usize,
+    parent: Option<usize>,
+    child: usize,
+    rate: f64,
+}
+
+/// Gives each flow a fair share of both its links: the tightest one is filled first.
+fn fill(flows: &mut [Flow], uplink: impl Fn(usize) -> f64) {
+    let links = |flow: &Flow| [(true, flow.parent), (false, Some(flow.child))];
+    // What is left of each link, and for how many.
+    let mut left: HashMap<(bool, Option<usize>), (f64, f64)> = HashMap::new();
+    for flow in flows.iter() {
+        let up = flow.parent.map_or(RATE, &uplink);
+        for (link, rate) in links(flow).into_iter().zip([up, RATE]) {
+            left.entry(link).or_insert((rate, 0.0)).1 += 1.0;
+        }
+    }
+    let mut open: Vec<usize> = (0..flows.len()).collect();
+    while !open.is_empty() {
+        let share = |at: usize| {
+            let shares = links(&flows[at]).map(|link| left[&link].0 / left[&link].1);
+            shares[0].min(shares[1])
+        };
+        let least = open.iter().map(|&at| share(at)).fold(f64::MAX, f64::min);
+        let (full, rest): (Vec<usize>, Vec<usize>) =
+            open.iter().partition(|&&at| share(at) <= least * 1.000_001);
+        for at in full {
+            flows[at].rate = least;
+            for link in links(&flows[at]) {
+                let left = left.get_mut(&link).unwrap();
+                *left = (left.0 - least, left.1 - 1.0);
+            }
+        }
+        open = rest;
+    }
+}
+
+struct Site {
+    state: State,
+    nodes: Vec<Node>,
+    now_ms: u64,
+    moves: usize,
+}
+
+impl Site {
+    fn new(nodes: usize, slow: &BTreeSet<usize>) -> Self {
+        let settings = Settings {
+            shape: ShapeKind::Twin,
+            heartbeat_ms: 1000,
+            settle_ms: 0,
+            first_epoch: 1,
+            voucher_key: [0; 32],
+        };
+        let uplink = |node| if slow.contains(&node) { RATE / 10.0 } else { RATE };
+        let nodes: Vec<_> =
+            (0..nodes).map(|node| Node { uplink: uplink(node), ..Node::default() }).collect();
+        let mut site = Self { state: State::new(settings, 0), nodes, now_ms: 0, moves: 0 };
+        site.tick();
+        for node in 0..site.nodes.len() {
+            let hello = Hello {
+                node: name(node),
+                address: format!("10.0.0.1:{}", 1000 + node),
+                zone: String::new(),
+                version: "1".into(),
+                memberships: Vec::new(),
+            };
+            site.say(node, Event::Hello(hello));
+            site.say(node, Event::Join { key: key(), name: "demo".into() });
+        }
+        site
+    }
+
+    fn say(&mut self, node: usize, event: Event) {
+        let mut out = Vec::new();
+        self.state.apply(SessionId(node as u64), event, self.now_ms, &mut out);
+        self.take(out);
+    }
+
+    fn tick(&mut self) {
+        let mut out = Vec::new();
+        self.state.tick(self.now_ms, &mut out);
+        self.take(out);
+    }
+
+    fn take(&mut self, out: Vec<Output>) {
+        for output in out {
+            let Output::Send { session, message } = output else { panic!("{output:?}") };
+            if let Kind::Assignment(place) = message {
+                let node = &mut self.nodes[session.0 as usize];
+                for (branch, parent) in place.branches.iter().zip(&mut node.parents) {
+                    let first = branch.upstreams.first();
+                    let told = first.map(|peer| peer.node[1..].parse().unwrap());
+                    self.moves += usize::from(*parent != told);
+                    *parent = told;
+                }
+            }
+        }
+    }
+
+    /// Who reads from whom at the moment, each as fast as its share of both links allows.
+    fn flows(&self) -> Vec<Flow> {
+        let mut flows: Vec<Flow> = Vec::new();
+        for (child, node) in self.nodes.iter().enumerate() {
+            for stripe in 0..2 {
+                let parent = node.parents[stripe];
+                let above = parent.map_or(STRIPE, |parent| self.nodes[parent].has[stripe]);
+                if node.has[stripe] < STRIPE && (above > node.has[stripe] || above < STRIPE) {
+                    flows.push(Flow { stripe, parent, child, rate: 0.0 });
+                }
+            }
+        }
+        fill(&mut flows, |parent| self.nodes[parent].uplink);
+        flows
+    }
+
+    fn step(&mut self) {
+        let mut flows = self.flows();
+        // Parents before their children, so that bytes pass through within a step.
+        let depth = |flow: &Flow| {
+            let above = |&at: &usize| self.nodes[at].parents[flow.stripe];
+            std::iter::successors(flow.parent, above).take(self.nodes.len()).count()
+        };
+        flows.sort_by_key(depth);
+        self.now_ms += STEP_MS;
+        for Flow { stripe, parent, child, rate } in flows {
+            let above = parent.map_or(STRIPE, |parent| self.nodes[parent].has[stripe]);
+            let wanted = rate * STEP_MS as f64;
+            let has = self.nodes[child].has[stripe];
+            let got = wanted.min(above - has).min(STRIPE - has).max(0.0);
+            let node = &mut self.nodes[child];
+            node.has[stripe] += got;
+            if node.has.iter().all(|has| *has >= STRIPE) {
+                node.done_ms.get_or_insert(self.now_ms);
+            }
+            self.count(parent, child, got, got < wanted * 0.9);
+        }
+    }
+
+    fn count(&mut self, parent: Option<usize>, child: usize, bytes: f64, starved: bool) {
+        for (end, from_child) in [(Some(child), true), (parent, false)] {
+            let Some(end) = end else { continue };
+            let report = self.nodes[end].hops.entry((parent, child)).or_default();
+            report.parent = parent.map_or(REGISTRY.into(), name);
+            report.child = name(child);
+            report.from_child = from_child;
+            report.relay_bytes += bytes as u64;
+            report.active_us += STEP_MS * 1000;
+            if starved {
+                report.sender_us += STEP_MS * 1000;
+            } else {
+                report.network_us += STEP_MS * 1000;
+            }
+        }
+    }
+
+    /// Runs until all have all of it; answers when the last of those that are not slow had, in
+    /// shares of what one copy takes over one link.
+    fn run(&mut self, slow: &BTreeSet<usize>) -> f64 {
+        while self.nodes.iter().any(|node| node.done_ms.is_none()) {
+            assert!(self.now_ms < 200_000, "it does not end");
+            self.step();
+            if self.now_ms.is_multiple_of(250) {
+                self.tick();
+            }
+            for node in 0..self.nodes.len() {
+                let phase = self.now_ms + node as u64 * STEP_MS;
+                if phase.is_multiple_of(250) {
+                    let reports: Vec<_> = self.nodes[node].hops.values().cloned().collect();
+                    self.say(node, Event::Hops(reports));
+                }
+                if phase.is_multiple_of(1000) {
+                    self.say(node, Event::Heartbeat(pb::Heartbeat::default()));
+                }
+            }
+        }
+        let fast = (0..self.nodes.len()).filter(|node| !slow.contains(node));
+        let last = fast.filter_map(|node| self.nodes[node].done_ms).max().unwrap();
+        last as f64 / 10_000.0
+    }
+
+    fn found(&self) -> BTreeSet<usize> {
+        let nodes = self.state.status(self.now_ms).nodes.into_iter();
+        nodes.filter(|node| node.slow_uplink).map(|node| node.node[1..].parse().unwrap()).collect()
+    }
+}
+
+#[test]
+fn without_slow_uplinks_nobody_is_moved() {
+    for nodes in [1, 2, 7, 15, 40] {
+        let mut site = Site::new(nodes, &BTreeSet::new());
+        let moves = site.moves;
+        let time = site.run(&BTreeSet::new());
+        assert!(time <= 1.02, "{nodes}: {time}");
+        assert_eq!(site.moves, moves, "{nodes}");
+        assert_eq!(site.found(), BTreeSet::new());
+    }
+}
+
+/// Any two uplinks of 15 send a tenth.
+#[test]
+fn two_slow_uplinks_of_fifteen_hold_nobody_up() {
+    let mut worst: f64 = 0.0;
+    for first in 0..15 {
+        for second in 0..first {
+            let slow = BTreeSet::from([first, second]);
+            let mut site = Site::new(15, &slow);
+            let time = site.run(&slow);
+            assert!(site.found().is_subset(&slow), "{slow:?}: {:?}", site.found());
+            assert!(time <= 1.15, "{slow:?}: {time}");
+            worst = worst.max(time);
+        }
+    }
+    println!("the others have it after {worst:.3} at the latest");
+}
+
+#[test]
+fn more_of_them() {
+    for (nodes, slow) in [(7, vec![0]), (7, vec![1]), (8, vec![0, 1]), (31, vec![0, 1, 2, 3])] {
+        let slow: BTreeSet<_> = slow.into_iter().collect();
+        let mut site = Site::new(nodes, &slow);
+        let time = site.run(&slow);
+        assert!(site.found().is_subset(&slow), "{slow:?}: {:?}", site.found());
+        assert!(time <= 1.2, "{slow:?} of {nodes}: {time}");
+    }
+}
