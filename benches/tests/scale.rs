@@ -6,6 +6,7 @@ use xylem_benches::scale::{Churn, End, Failure, Mesh, Run, Shape, Size, Slow, ru
 use xylem_control::tree::ShapeKind;
 
 const FT: Shape = Shape::Trees(ShapeKind::Ft);
+const TWIN: Shape = Shape::Trees(ShapeKind::Twin);
 const MIB: u64 = 1 << 20;
 /// Not a multiple of anything that a relay works in.
 const SIZE: u64 = 48 * MIB + 12_345;
@@ -18,15 +19,18 @@ fn burst(shape: Shape, nodes: u32) -> Run {
 
 #[test]
 fn shapes_take_what_their_formulas_say() {
-    for (shape, copies, low, high) in
-        [(FT, 1.0, 2.0, 2.05), (Shape::Chain, 1.0, 1.0, 1.05), (Shape::Registry, 15.0, 15.0, 15.05)]
-    {
+    for (shape, copies, low, high) in [
+        (TWIN, 1.0, 1.0, 1.05),
+        (FT, 1.0, 2.0, 2.05),
+        (Shape::Chain, 1.0, 1.0, 1.05),
+        (Shape::Registry, 15.0, 15.0, 15.05),
+    ] {
         let outcome = run(burst(shape, 15));
         let figures = Figures::of(&outcome);
         assert_eq!(outcome.stored_ns.len(), 15);
         assert!((low..high).contains(&figures.ratio), "{shape}: {}", figures.ratio);
-        assert!((figures.registry_ratio - copies).abs() < 1e-9, "{shape}");
-        assert_eq!((outcome.duplicate_bytes, outcome.reparentings), (0, 0));
+        assert!((figures.registry_ratio - copies).abs() < 1e-3, "{shape}");
+        assert!(figures.duplicate_ratio < 1e-3, "{shape}");
         assert!((0.1..20.0).contains(&figures.first_byte_ms), "{}", figures.first_byte_ms);
     }
 }
@@ -48,13 +52,16 @@ fn the_same_seed_gives_the_same_bytes_and_another_one_others() {
 fn a_parent_that_ends_is_replaced_at_the_own_offset() {
     for (end, least_ms, most_ms) in [(End::Closed, 0.1, 200.0), (End::Silent, 600.0, 1_000.0)] {
         let failures = vec![Failure { at: 0.5, share: 0.2, end }];
-        let outcome = run(Run { failures, ..burst(FT, 15) });
-        let figures = Figures::of(&outcome);
-        assert_eq!((outcome.stored_ns.len(), outcome.leaves), (12, 3), "{end:?}");
-        assert!(outcome.reparentings > 0, "{end:?}");
-        assert!(figures.duplicate_ratio < 0.01, "{end:?}: {}", figures.duplicate_ratio);
-        let gap_ms = figures.gap_ms;
-        assert!((least_ms..most_ms).contains(&gap_ms), "{end:?}: {gap_ms}");
+        for shape in [FT, TWIN] {
+            let outcome = run(Run { failures: failures.clone(), ..burst(shape, 15) });
+            let figures = Figures::of(&outcome);
+            assert_eq!((outcome.staying, outcome.leaves), (12, 3), "{shape}, {end:?}");
+            assert!(outcome.reparentings > 0, "{shape}, {end:?}");
+            let twice = figures.duplicate_ratio;
+            assert!(twice < 0.01, "{shape}, {end:?}: {twice}");
+            let gap_ms = figures.gap_ms;
+            assert!((least_ms..most_ms).contains(&gap_ms), "{shape}, {end:?}: {gap_ms}");
+        }
     }
 }
 
@@ -62,17 +69,19 @@ fn a_parent_that_ends_is_replaced_at_the_own_offset() {
 fn nodes_come_and_go_and_all_that_stay_have_the_blob() {
     let churn =
         Churn { per_s: 2.0, for_s: 2.0, ends: vec![End::Goodbye, End::Closed, End::Silent] };
-    for shape in [FT, Shape::Chain] {
+    for shape in [TWIN, FT, Shape::Chain] {
         let outcome = run(Run { churn: Some(churn.clone()), ..burst(shape, 12) });
-        assert_eq!(outcome.stored_ns.len(), 12, "{shape}: as many come as go");
+        assert_eq!(outcome.staying, 12, "{shape}: as many come as go");
         assert!(outcome.leaves > 20 && outcome.moved > 0, "{shape}");
     }
 }
 
 #[test]
 fn who_has_the_blob_already_feeds_the_others() {
-    let outcome = run(Run { warm: 7, ..burst(FT, 8) });
-    assert_eq!((outcome.stored_ns.len(), outcome.registry_bytes), (8, 0));
+    for shape in [TWIN, FT] {
+        let outcome = run(Run { warm: 7, ..burst(shape, 8) });
+        assert_eq!((outcome.stored_ns.len(), outcome.registry_bytes), (8, 0));
+    }
 }
 
 #[test]

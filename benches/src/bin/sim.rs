@@ -9,7 +9,7 @@ use std::{fs, io};
 use anyhow::{Context, Result};
 use clap::Parser;
 use clap::error::ErrorKind;
-use xylem_benches::scale::{self, Rate, Scenario, Shape, Size, report};
+use xylem_benches::scale::{self, Profile, Rate, Scenario, Shape, Size, plot, report};
 use xylem_benches::sim::plan::{Plan, SECOND_NS};
 use xylem_benches::sim::{Report, run};
 
@@ -17,7 +17,7 @@ use xylem_benches::sim::{Report, run};
 ///
 /// With --seeds or --seed alone: few relays, and misfortunes drawn from a seed. With any other
 /// option: one blob to many nodes at once, as in
-/// `--nodes 1000 --size 758MB --rate 1gbit --shape ft --json`.
+/// `--nodes 1000 --size 758MB --rate 1gbit --shape twin --json`.
 ///
 /// Exit status: 0 done, 1 a fault was found, 2 misuse.
 #[derive(Debug, Parser)]
@@ -55,8 +55,8 @@ struct AtScale {
     /// Of the registry's link, where it is another
     #[arg(long, value_name = "RATE")]
     registry_rate: Option<Rate>,
-    /// How nodes get the blob from each other, may be several: ft, chain, registry, or mesh, a
-    /// model of a mesh that stores and forwards pieces [default: ft]
+    /// How nodes get the blob from each other, may be several: twin, ft, chain, registry, or mesh,
+    /// a model of a mesh that stores and forwards pieces [default: twin]
     #[arg(long, value_name = "SHAPE,…", value_delimiter = ',')]
     shape: Option<Vec<Shape>>,
     /// Print one line of JSON for each run
@@ -65,6 +65,9 @@ struct AtScale {
     /// Write the figures to this file as CSV
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
+    /// Draw into this file when how many nodes have the blob, as SVG
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -111,7 +114,7 @@ fn scenario(arguments: &Arguments) -> Result<Scenario> {
             place.clone_from(value);
         }
     }
-    set(&mut scenario.nodes, given.nodes.as_ref());
+    scenario.nodes = given.nodes.clone().or(scenario.nodes);
     set(&mut scenario.shapes, given.shape.as_ref());
     set(&mut scenario.size, given.size.as_ref());
     set(&mut scenario.rate, given.rate.as_ref());
@@ -122,7 +125,15 @@ fn scenario(arguments: &Arguments) -> Result<Scenario> {
 }
 
 fn read(path: &Path) -> Result<Scenario> {
-    Ok(Scenario::parse(&fs::read_to_string(path)?)?)
+    let mut scenario = Scenario::parse(&fs::read_to_string(path)?)?;
+    if let Some(named) = &scenario.profile {
+        let beside = path.with_file_name(&named.file);
+        let text = fs::read_to_string(&beside)
+            .map_err(anyhow::Error::from)
+            .and_then(|text| Ok(Profile::parse(&text, named)?));
+        scenario.load = Some(text.with_context(|| format!("profile {}", beside.display()))?);
+    }
+    Ok(scenario)
 }
 
 fn play(scenario: &Scenario, given: &AtScale) -> Result<()> {
@@ -139,6 +150,9 @@ fn play(scenario: &Scenario, given: &AtScale) -> Result<()> {
     }
     if let Some(path) = &given.csv {
         write(path, &report::csv(&outcomes))?;
+    }
+    if let Some(path) = &given.svg {
+        write(path, &plot::svg(&scenario.name, &outcomes))?;
     }
     let steps: u64 = outcomes.iter().map(|outcome| outcome.steps).sum();
     let (count, wall_s) = (outcomes.len(), began.elapsed().as_secs_f64());

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::Deserialize;
-use xylem_control::forest::{Event, Forest, NodeId, TreeKey};
+use xylem_control::forest::{Assignment, Event, Forest, NodeId, TreeKey};
 use xylem_control::limits::UPSTREAMS_MAX;
 use xylem_control::tree::ShapeKind;
 use xylem_protocol::Digest;
@@ -25,7 +25,13 @@ pub enum Shape {
 }
 
 impl Shape {
-    const ALL: [Self; 4] = [Self::Trees(ShapeKind::Ft), Self::Chain, Self::Registry, Self::Mesh];
+    const ALL: [Self; 5] = [
+        Self::Trees(ShapeKind::Ft),
+        Self::Trees(ShapeKind::Twin),
+        Self::Chain,
+        Self::Registry,
+        Self::Mesh,
+    ];
 
     /// How it is written.
     pub const fn name(self) -> &'static str {
@@ -136,6 +142,24 @@ impl Control {
         places
     }
 
+    /// A node has all of the blob.
+    pub(super) fn complete(&mut self, node: u32) -> Vec<Place> {
+        let Plan::Forest(forest) = &mut self.plan else { return Vec::new() };
+        let places = told(forest, &Event::Complete { node: NodeId(node), key: key() });
+        self.note(&places);
+        places
+    }
+
+    /// Time passes.
+    pub(super) fn tick(&mut self, now_ms: u64) -> Vec<Place> {
+        let Plan::Forest(forest) = &mut self.plan else { return Vec::new() };
+        let mut assignments = Vec::new();
+        forest.tick(now_ms, &mut assignments);
+        let places = places(assignments);
+        self.note(&places);
+        places
+    }
+
     /// Remembers the parents; says how many are new.
     fn note(&mut self, places: &[Place]) -> u64 {
         let mut changed = 0;
@@ -162,6 +186,10 @@ const fn key() -> TreeKey {
 fn told(forest: &mut Forest, event: &Event<'_>) -> Vec<Place> {
     let mut assignments = Vec::new();
     forest.apply(event, &mut assignments).expect("the scenario keeps within control's bounds");
+    places(assignments)
+}
+
+fn places(assignments: Vec<Assignment>) -> Vec<Place> {
     let numbers = |branch: Vec<NodeId>| branch.into_iter().map(|node| node.0).collect();
     assignments
         .into_iter()

@@ -10,34 +10,28 @@ use super::world::{FLOW, Item, World};
 
 impl World {
     pub(super) fn act(&mut self, node: u32, action: Action) {
-        let now_ns = self.agenda.now_ns();
-        let (disk_rate, disk_ns) = (self.run.disk_rate, self.run.disk_ns);
         let here = &mut self.nodes[node as usize];
         match action {
-            Action::Split { .. } => unreachable!("these nodes fetch whole blobs"),
-            Action::Connect { .. } => {
-                here.lanes[0].wanted = true;
-                self.connect(node, 0);
+            Action::Connect { lane: number, .. } => {
+                let lane = &mut here.lanes[usize::from(number)];
+                lane.wanted = true;
+                match lane.attempt {
+                    0 => self.connect(node, number),
+                    attempt => self.connect_soon(node, number, attempt),
+                }
             }
-            Action::Recv { bytes, .. } => {
-                let lane = &mut here.lanes[0];
+            Action::Split { .. } => self.split(node),
+            Action::Recv { lane, bytes, .. } => {
+                let lane = &mut here.lanes[usize::from(lane)];
                 lane.receiving = Some(bytes);
                 if let Some(stream) = lane.stream.filter(|&stream| self.net.arrived(stream) > 0) {
                     self.arrived(stream);
                 }
             }
-            Action::Write { slot, bytes, .. } => {
-                let at_ns = here.disk_ns(bytes, disk_rate, disk_ns, now_ns);
-                self.agenda.at(at_ns, Item::Written(node, slot.0));
-            }
-            Action::Hash { slot, bytes, .. } => {
-                let at_ns = here.hash_ns(bytes, self.run.hash_rate, now_ns);
-                self.agenda.at(at_ns, Item::Hashed(node, slot.0, bytes));
-            }
-            Action::Finalize { .. } => {
-                let at_ns = here.hash_ns(0, self.run.hash_rate, now_ns);
-                self.agenda.at(at_ns, Item::Finalized(node));
-            }
+            Action::Write { .. }
+            | Action::Hash { .. }
+            | Action::Finalize { .. }
+            | Action::Read { .. } => self.work(node, action),
             Action::Stored { .. } => self.stored(node),
             Action::Send { reader, bytes, .. } => {
                 let answer = here.answer(reader);
@@ -58,21 +52,47 @@ impl World {
                     self.has_room(stream);
                 }
             }
-            Action::Read { reader, bytes, at, .. } => {
-                let rest = self.run.size - at;
-                let bytes = bytes.min(u32::try_from(rest).unwrap_or(u32::MAX));
-                let at_ns = here.disk_ns(bytes, disk_rate, disk_ns, now_ns);
-                self.agenda.at(at_ns, Item::FileRead(node, reader.0, bytes));
-            }
             Action::Done { reader } | Action::Cut { reader, .. } => {
                 let answer = here.answers[usize::from(reader.0)].take().expect("an answer");
                 if matches!(action, Action::Cut { .. }) {
                     self.net.stop(answer.stream);
                 }
             }
-            Action::CancelRecv { .. } | Action::Closed { .. } => {
-                unreachable!("no flow of the simulation is given up")
+            Action::CancelRecv { lane, .. } => {
+                // What has come already is on its way to the relay.
+                if here.lanes[usize::from(lane)].receiving.take().is_some() {
+                    self.ready.push_back((node, Event::SourceLost { flow: FLOW, lane }));
+                }
             }
+            Action::Closed { .. } => unreachable!("no flow of the simulation is given up"),
+        }
+    }
+
+    /// Disk and hash thread have something to do.
+    fn work(&mut self, node: u32, action: Action) {
+        let now_ns = self.agenda.now_ns();
+        let (disk_rate, disk_ns) = (self.run.disk_rate, self.run.disk_ns);
+        let here = &mut self.nodes[node as usize];
+        match action {
+            Action::Write { slot, bytes, .. } => {
+                let at_ns = here.disk_ns(bytes, disk_rate, disk_ns, now_ns);
+                self.agenda.at(at_ns, Item::Written(node, slot.0));
+            }
+            Action::Hash { slot, bytes, .. } => {
+                let at_ns = here.hash_ns(bytes, self.run.hash_rate, now_ns);
+                self.agenda.at(at_ns, Item::Hashed(node, slot.0, bytes));
+            }
+            Action::Finalize { .. } => {
+                let at_ns = here.hash_ns(0, self.run.hash_rate, now_ns);
+                self.agenda.at(at_ns, Item::Finalized(node));
+            }
+            Action::Read { reader, bytes, at, .. } => {
+                let rest = self.run.size - at;
+                let bytes = bytes.min(u32::try_from(rest).unwrap_or(u32::MAX));
+                let at_ns = here.disk_ns(bytes, disk_rate, disk_ns, now_ns);
+                self.agenda.at(at_ns, Item::FileRead(node, reader.0, bytes));
+            }
+            _ => unreachable!("neither for the disk nor for the hash thread"),
         }
     }
 
@@ -82,9 +102,23 @@ impl World {
         assert_eq!(here.relay().stored_bytes(FLOW), self.run.size, "stored, but not whole");
         here.phase = Phase::Stored;
         here.times.stored = Some(self.agenda.now_ns());
+        let lanes = here.lane_ids();
         self.waiting -= 1;
-        for lane in 0..here.stripes {
+        self.tell_complete(node);
+        for lane in lanes {
             self.drop_source(node, lane);
+        }
+    }
+
+    /// From now on each stripe has a source of its own: the relay will ask for both.
+    fn split(&mut self, node: u32) {
+        self.nodes[node as usize].striped = true;
+        for lane in 0..2 {
+            self.drop_source(node, lane);
+            let lane = &mut self.nodes[node as usize].lanes[usize::from(lane)];
+            lane.tried.clear();
+            (lane.wanted, lane.connected) = (false, false);
+            lane.attempt += 1;
         }
     }
 
@@ -132,7 +166,8 @@ impl World {
         self.counts.gaps_ns.extend(gap_ns);
         here.times.first_byte.get_or_insert(now_ns);
         self.moved_ns = now_ns;
-        self.ready.push_back((request.node, Event::Received { flow: FLOW, lane: 0, bytes }));
+        self.ready
+            .push_back((request.node, Event::Received { flow: FLOW, lane: request.lane, bytes }));
     }
 
     /// An operation has ended.

@@ -73,7 +73,8 @@ impl World {
         for _ in 0..self.run.warm {
             self.add_warm();
         }
-        let mut order: Vec<u32> = (0..self.run.nodes).map(|_| self.add_node()).collect();
+        let nodes = if self.run.profile.is_some() { 0 } else { self.run.nodes };
+        let mut order: Vec<u32> = (0..nodes).map(|_| self.add_node()).collect();
         for last in (1..order.len()).rev() {
             order.swap(last, self.chance.index(last + 1));
         }
@@ -87,19 +88,26 @@ impl World {
                 self.net.set_link(chosen + 1, Link { up, down: rate });
             }
         }
+        self.agenda.at(0, Item::Clock);
         for node in order {
             self.agenda.at(0, Item::Start(node));
         }
         let limit_ns = self.run.limit_ns() as f64;
-        for (index, failure) in self.run.failures.iter().enumerate() {
-            let at_ns = super::run::ns(failure.at * limit_ns);
-            self.agenda.at(at_ns, Item::Failure(super::net::index(index)));
-            self.plans += 1;
+        for index in 0..self.run.failures.len() {
+            let at_ns = super::run::ns(self.run.failures[index].at * limit_ns);
+            self.plan(at_ns, Item::Failure(super::net::index(index)));
         }
         if self.run.churn.is_some() {
-            self.agenda.at(0, Item::Churn);
-            self.plans += 1;
+            self.plan(0, Item::Churn);
         }
+        if self.run.profile.is_some() {
+            self.plan(0, Item::Second(0));
+        }
+    }
+
+    fn plan(&mut self, at_ns: u64, item: Item) {
+        self.agenda.at(at_ns, item);
+        self.plans += 1;
     }
 
     fn add(&mut self) -> u32 {
@@ -111,7 +119,7 @@ impl World {
     }
 
     /// A node that will ask.
-    fn add_node(&mut self) -> u32 {
+    pub(super) fn add_node(&mut self) -> u32 {
         self.waiting += 1;
         self.add()
     }
@@ -119,7 +127,8 @@ impl World {
     /// A node that has the blob, and its place, since long.
     fn add_warm(&mut self) {
         let node = self.add();
-        let places = self.control.join(node);
+        let mut places = self.control.join(node);
+        places.extend(self.control.complete(node));
         self.settled(places);
         let here = &mut self.nodes[node as usize];
         (here.phase, here.sized, here.placed) = (Phase::Stored, true, true);

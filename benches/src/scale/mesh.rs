@@ -323,6 +323,7 @@ impl Swarm {
             first_bytes_ns: sorted(self.peers.iter().filter_map(|peer| peer.first_byte_ns)),
             stored_ns: sorted(self.peers.iter().filter_map(|peer| peer.stored_ns)),
             usual_ns: sorted(usual.filter_map(|peer| peer.stored_ns)),
+            staying: self.peers.len() - 1,
             registry_bytes: self.net.sent(REGISTRY),
             steps: self.agenda.steps(),
             ..Outcome::nothing(self.run)

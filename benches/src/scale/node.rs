@@ -2,8 +2,10 @@
 //! and its one blob. State only.
 
 use xylem_dataplane::relay::{Audit, ReaderId, Relay};
+use xylem_protocol::limits::STRIPED_MIN;
 
 use super::net::{StreamId, ns_of};
+use super::world::FLOW;
 
 /// Most sources of one flow at once: one for each stripe.
 pub(super) const LANES_MAX: usize = 2;
@@ -18,8 +20,6 @@ pub(super) enum Source {
 /// One way in.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
-    /// Parent, grandparent and so on, as control has said last.
-    pub(super) upstreams: Vec<u32>,
     /// Counts the sources, so that what is late is known as late.
     pub(super) attempt: u32,
     /// Whether the relay has asked for a source.
@@ -86,8 +86,12 @@ pub(super) struct Node {
     pub(super) audit: Option<Box<Audit>>,
     /// Whether control has said where the node stands, or the node waits for that no longer.
     pub(super) placed: bool,
-    /// How many of the lanes are in use.
-    pub(super) stripes: u8,
+    /// Parent, grandparent and so on in each tree, as control has said last.
+    pub(super) branches: Vec<Vec<u32>>,
+    /// Whether each stripe has a source of its own; if not, the first lane brings everything.
+    pub(super) striped: bool,
+    /// Times that it left a source because control named another one.
+    pub(super) moves: u32,
     pub(super) lanes: [Lane; LANES_MAX],
     /// Whether the size is known, so that readers may join.
     pub(super) sized: bool,
@@ -116,7 +120,9 @@ impl Node {
             relay: Some(Box::new(Relay::new(slots))),
             audit: audited.then(|| Box::new(Audit::new(slots))),
             placed: false,
-            stripes: 1,
+            branches: Vec::new(),
+            striped: false,
+            moves: 0,
             lanes: Default::default(),
             sized: false,
             waiting: Vec::new(),
@@ -138,6 +144,35 @@ impl Node {
     /// Whether it wants the blob and has it not.
     pub(super) fn is_fetching(&self) -> bool {
         self.phase == Phase::Fetching
+    }
+
+    /// Whether the relay of a node that is up knows of the blob.
+    pub(super) fn has_flow(&self) -> bool {
+        self.warm || self.placed && self.is_fetching() || self.phase == Phase::Stored
+    }
+
+    /// The lanes in use.
+    pub(super) fn lane_ids(&self) -> std::ops::Range<u8> {
+        0..if self.striped { 2 } else { 1 }
+    }
+
+    /// Whether each stripe is to have a source of its own, by the agent's rule.
+    pub(super) fn has_two_parents(&self, size: u64) -> bool {
+        let parent = |branch: &Vec<u32>| branch.first().copied();
+        match &self.branches[..] {
+            [first, second] => size >= STRIPED_MIN && parent(first) != parent(second),
+            _ => false,
+        }
+    }
+
+    /// The tree by which a lane's bytes come: by the first one where they come whole.
+    pub(super) fn branch(&self, lane: u8) -> &[u32] {
+        self.branches.get(usize::from(lane)).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a lane wants bytes and has no slot for them.
+    pub(super) fn is_starved(&self, lane: u8) -> bool {
+        self.relay().is_starved(FLOW, lane)
     }
 
     /// The relay of a node that is up.

@@ -10,6 +10,7 @@ use super::fate::{Churn, Failure, Slow};
 use super::mesh::{self, Mesh};
 use super::net::Buffers;
 use super::node::{Node, Times};
+use super::profile::Profile;
 use super::world::{FLOW, REGISTRY, World};
 
 /// One millisecond, ns.
@@ -43,6 +44,8 @@ pub struct Run {
     pub failures: Vec<Failure>,
     /// How nodes come and go.
     pub churn: Option<Churn>,
+    /// How many nodes there are over time, instead of all at once; `nodes` is its peak.
+    pub profile: Option<Profile>,
     /// How a mesh works, where the shape is one.
     pub mesh: Mesh,
     /// Bytes of the blob.
@@ -87,6 +90,7 @@ impl Run {
             slow: None,
             failures: Vec::new(),
             churn: None,
+            profile: None,
             mesh: Mesh::default(),
             size,
             rate,
@@ -129,13 +133,15 @@ pub struct Outcome {
     /// From each node's request to its first byte, sorted.
     pub first_bytes_ns: Vec<u64>,
     /// From each node's request to its having the blob, verified and written, sorted. Nodes that
-    /// ended before are left out, also here above.
+    /// ended before are left out.
     pub stored_ns: Vec<u64>,
     /// The same, of those whose uplink is as fast as usual.
     pub usual_ns: Vec<u64>,
     /// From the end of a source to the first byte of another, for each node that read from it,
     /// sorted.
     pub gaps_ns: Vec<u64>,
+    /// Nodes that are there at the end; all of them have the blob.
+    pub staying: usize,
     /// Bytes that the registry sent.
     pub registry_bytes: u64,
     /// Bytes that nodes were sent and could not use.
@@ -161,6 +167,7 @@ impl Outcome {
             stored_ns: Vec::new(),
             usual_ns: Vec::new(),
             gaps_ns: Vec::new(),
+            staying: 0,
             registry_bytes: 0,
             duplicate_bytes: 0,
             reparentings: 0,
@@ -241,15 +248,16 @@ impl World {
         let staying = || self.nodes.iter().filter(|node| node.is_up());
         let since = |at: Option<u64>, times: Times| at.map(|at| at - times.asked);
         let stored = |node: &Node| since(node.times.stored, node.times);
-        let usual = staying().filter(|node| !node.slow);
-        let firsts = staying().filter_map(|node| since(node.times.first_byte, node.times));
+        let usual = self.nodes.iter().filter(|node| !node.slow);
+        let firsts = self.nodes.iter().filter_map(|node| since(node.times.first_byte, node.times));
         Outcome {
             first_bytes_ns: sorted(firsts),
-            stored_ns: sorted(staying().filter_map(stored)),
+            stored_ns: sorted(self.nodes.iter().filter_map(stored)),
             usual_ns: sorted(usual.filter_map(stored)),
             gaps_ns: sorted(self.counts.gaps_ns.iter().copied()),
+            staying: staying().count(),
             registry_bytes: self.net.sent(REGISTRY),
-            duplicate_bytes: staying().map(|node| node.lost_bytes).sum(),
+            duplicate_bytes: self.nodes.iter().map(|node| node.lost_bytes).sum(),
             reparentings: self.counts.reparentings,
             leaves: self.control.leaves,
             moved: self.control.moved,

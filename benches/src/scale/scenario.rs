@@ -7,11 +7,15 @@ use xylem_control::tree::ShapeKind;
 use super::control::Shape;
 use super::fate::{Churn, Failure, Slow};
 use super::mesh::Mesh;
+use super::profile::{Named, Profile};
 use super::run::{MS_NS, Run, ns};
 use super::units::{Rate, Size};
 
 /// Most nodes: what control takes.
 pub const NODES_MAX: u32 = xylem_control::limits::TREE_NODES_MAX;
+
+/// How many where nothing is said.
+const NODES_USUAL: u32 = 1000;
 
 /// A scenario. What it leaves out is as usual.
 #[derive(Clone, Debug, Deserialize)]
@@ -19,8 +23,8 @@ pub const NODES_MAX: u32 = xylem_control::limits::TREE_NODES_MAX;
 pub struct Scenario {
     /// What it is called.
     pub name: String,
-    /// How many nodes ask at once; one run for each number.
-    pub nodes: Vec<u32>,
+    /// How many nodes ask at once; one run for each number [default: 1000].
+    pub nodes: Option<Vec<u32>>,
     /// How nodes get the blob from each other; one run for each.
     pub shapes: Vec<Shape>,
     /// Of the blob.
@@ -45,13 +49,18 @@ pub struct Scenario {
     pub churn: Option<Churn>,
     /// How a mesh works.
     pub mesh: Mesh,
+    /// Load over time, in place of a number of nodes.
+    pub profile: Option<Named>,
+    /// What its file says.
+    #[serde(skip)]
+    pub load: Option<Profile>,
 }
 
 impl Default for Scenario {
     fn default() -> Self {
         Self {
             name: "burst".to_owned(),
-            nodes: vec![1000],
+            nodes: None,
             shapes: vec![Shape::Trees(ShapeKind::default())],
             size: Size(758_000_000),
             rate: Rate(125_000_000),
@@ -64,6 +73,8 @@ impl Default for Scenario {
             failures: Vec::new(),
             churn: None,
             mesh: Mesh::default(),
+            profile: None,
+            load: None,
         }
     }
 }
@@ -85,8 +96,11 @@ pub enum ScenarioError {
         max: f64,
     },
     /// The model of a mesh knows no failures.
-    #[error("no node of the mesh's model fails or leaves: take it out of shapes")]
+    #[error("no node of the mesh's model comes later, fails or leaves: take it out of shapes")]
     Mesh,
+    /// The profile says how many nodes there are.
+    #[error("a profile says itself how many nodes there are, come and go: no nodes, churn or slow")]
+    Profile,
     /// A list is empty.
     #[error("no {0} to simulate")]
     Empty(&'static str),
@@ -124,13 +138,14 @@ impl Scenario {
     /// # Errors
     /// [`ScenarioError`].
     pub fn check(&self) -> Result<(), ScenarioError> {
-        if self.nodes.is_empty() {
+        let numbers = self.numbers();
+        if numbers.is_empty() {
             return Err(ScenarioError::Empty("number of nodes"));
         }
         if self.shapes.is_empty() {
             return Err(ScenarioError::Empty("shape"));
         }
-        for &nodes in &self.nodes {
+        for nodes in numbers {
             within("nodes", f64::from(nodes), 1.0..=f64::from(NODES_MAX))?;
         }
         within("delay_ms", self.delay_ms, 0.0..=1_000.0)?;
@@ -141,15 +156,21 @@ impl Scenario {
         within("mesh.uploads", f64::from(uploads), 1.0..=1_000.0)?;
         within("mesh.announce_ms", f64::from(announce_ms), 0.0..=60_000.0)?;
         within("mesh.tracker_ms", f64::from(tracker_ms), 0.0..=60_000.0)?;
-        if self.shapes.contains(&Shape::Mesh) && (self.churn.is_some() || !self.failures.is_empty())
-        {
+        let changing = self.churn.is_some() || !self.failures.is_empty() || self.profile.is_some();
+        if self.shapes.contains(&Shape::Mesh) && changing {
             return Err(ScenarioError::Mesh);
+        }
+        if let Some(named) = &self.profile {
+            within("profile.rps_per_node", named.rps_per_node, 0.001..=1e6)?;
+            if self.nodes.is_some() || self.churn.is_some() || self.slow.is_some() {
+                return Err(ScenarioError::Profile);
+            }
         }
         self.check_fate()
     }
 
     fn check_fate(&self) -> Result<(), ScenarioError> {
-        let nodes = self.nodes.iter().max().map_or(0, |&nodes| nodes);
+        let nodes = self.numbers().into_iter().max().unwrap_or(0);
         within("warm", f64::from(self.warm), 0.0..=f64::from(NODES_MAX - nodes))?;
         if let Some(slow) = self.slow {
             within("slow.uplinks", f64::from(slow.uplinks), 1.0..=f64::from(nodes))?;
@@ -169,9 +190,16 @@ impl Scenario {
         }
     }
 
+    /// How many nodes: the most at once, where a profile says it.
+    fn numbers(&self) -> Vec<u32> {
+        let peak = self.load.as_ref().map(|load| vec![load.peak()]);
+        peak.or_else(|| self.nodes.clone()).unwrap_or_else(|| vec![NODES_USUAL])
+    }
+
     /// One run for each number of nodes and each shape.
     pub fn runs(&self) -> Vec<Run> {
-        let pairs = self.nodes.iter().flat_map(|&n| self.shapes.iter().map(move |&s| (n, s)));
+        let numbers = self.numbers();
+        let pairs = numbers.iter().flat_map(|&n| self.shapes.iter().map(move |&s| (n, s)));
         pairs.map(|(nodes, shape)| self.run(nodes, shape)).collect()
     }
 
@@ -184,6 +212,7 @@ impl Scenario {
             failures: self.failures.clone(),
             churn: self.churn.clone(),
             mesh: self.mesh,
+            profile: self.load.clone(),
             delay_ns: ms(self.delay_ms),
             control_ns: ms(self.control_ms),
             ..Run::new(shape, nodes, self.size.0, self.rate.0)

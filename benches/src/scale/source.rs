@@ -3,8 +3,10 @@
 
 use xylem_dataplane::relay::{Event, ReaderId};
 use xylem_protocol::limits::{
-    ALIVE_MS, CONNECT_MS, PEER_AVOID_MS, PEER_STUCK_MS, SILENT_MS, STALL_MS,
+    ALIVE_MS, CONNECT_MS, MOVE_BYTES_MAX, MOVES_MAX, PEER_AVOID_MS, PEER_STUCK_MS, SILENT_MS,
+    STALL_MS,
 };
+use xylem_protocol::stripe::{offset_in_stripe, place_in_blob, stripe_bytes};
 
 use super::net::{Host, StreamId};
 use super::node::{Phase, Source};
@@ -34,9 +36,12 @@ impl World {
         let is_new = |peer: &&u32| {
             **peer != node && !lane.tried.contains(peer) && !here.avoids(**peer, now_ns)
         };
-        let source =
-            lane.upstreams.iter().find(is_new).map_or(Source::Registry, |&peer| Source::Peer(peer));
-        let at = here.relay().received_bytes(FLOW);
+        let peer = here.branch(number).iter().find(is_new);
+        let source = peer.map_or(Source::Registry, |&peer| Source::Peer(peer));
+        let (at, stripe) = (here.relay().edge(FLOW, number), here.striped.then_some(number));
+        if at >= self.run.size {
+            return;
+        }
         let lane = &mut here.lanes[usize::from(number)];
         if let Source::Peer(peer) = source {
             lane.tried.push(peer);
@@ -64,7 +69,7 @@ impl World {
             self.watch_again(node, number, now_ns);
         }
         let stream = self.net.open(host(source), node + 1);
-        self.requests.push(Request { node, lane: number, attempt, source, at });
+        self.requests.push(Request { node, lane: number, attempt, source, stripe, at });
         self.nodes[node as usize].lanes[usize::from(number)].stream = Some(stream);
         // A handshake, the request, and the time of the source.
         self.agenda.after(3 * delay_ns + self.run.ask_ns, Item::Asked(stream));
@@ -72,25 +77,22 @@ impl World {
 
     /// A request is at its source.
     pub(super) fn asked(&mut self, stream: StreamId) {
-        let Request { node, lane, attempt, source, at } = self.requests[stream as usize];
+        let Request { node, lane, attempt, source, stripe, at } = self.requests[stream as usize];
         let delay_ns = self.run.delay_ns;
         if !self.net.is_open(stream) {
             return;
         }
         let Source::Peer(peer) = source else {
             self.agenda.after(delay_ns, Item::Answered(stream));
-            return self.net.supply(stream, self.run.size - at, &mut self.agenda);
+            let size = self.run.size;
+            let bytes = stripe.map_or(size - at, |stripe| {
+                stripe_bytes(size, stripe) - offset_in_stripe(at, stripe)
+            });
+            return self.net.supply(stream, bytes, &mut self.agenda);
         };
         let there = &mut self.nodes[peer as usize];
         match there.phase {
             Phase::Silent => return,
-            // Nobody serves who reads from it himself, but what he has whole.
-            Phase::Fetching
-                if there.lanes[usize::from(lane)].source == Some(Source::Peer(node)) =>
-            {
-                self.net.stop(stream);
-                return self.agenda.after(delay_ns, Item::Lost(node, lane, attempt));
-            }
             Phase::Absent | Phase::Gone => {
                 self.net.stop(stream);
                 return self.agenda.after(delay_ns, Item::Lost(node, lane, attempt));
@@ -110,24 +112,29 @@ impl World {
         }
         self.agenda.after(self.run.delay_ns, Item::Answered(stream));
         let reader = self.nodes[peer as usize].take_reader(stream);
-        let start = self.requests[stream as usize].at;
-        let join = Event::Join { reader, flow: FLOW, stripe: None, start, end: self.run.size };
+        let Request { stripe, at: start, .. } = self.requests[stream as usize];
+        let size = self.run.size;
+        let end =
+            stripe.map_or(size, |stripe| place_in_blob(stripe_bytes(size, stripe) - 1, stripe) + 1);
+        let join = Event::Join { reader, flow: FLOW, stripe, start, end };
         self.ready.push_back((peer, join));
     }
 
     /// The head of an answer is here.
     pub(super) fn answered(&mut self, stream: StreamId) {
-        let Request { node, lane, .. } = self.requests[stream as usize];
+        let Request { node, lane: number, .. } = self.requests[stream as usize];
         let now_ns = self.agenda.now_ns();
         let here = &mut self.nodes[node as usize];
-        let lane = &mut here.lanes[usize::from(lane)];
+        let lane = &mut here.lanes[usize::from(number)];
         if lane.stream != Some(stream) || !here.phase.eq(&Phase::Fetching) {
             return;
         }
         (lane.connected, lane.since_ns, here.sized) = (true, now_ns, true);
         let waiting = std::mem::take(&mut here.waiting);
-        self.ready
-            .push_back((node, Event::SourceReady { flow: FLOW, lane: 0, size: self.run.size }));
+        self.ready.push_back((
+            node,
+            Event::SourceReady { flow: FLOW, lane: number, size: self.run.size },
+        ));
         for stream in waiting {
             self.admit(node, stream);
         }
@@ -148,8 +155,44 @@ impl World {
         let lane = &mut self.nodes[node as usize].lanes[usize::from(number)];
         lane.receiving = None;
         lane.connected = false;
-        self.ready.push_back((node, Event::SourceLost { flow: FLOW, lane: 0 }));
+        self.ready.push_back((node, Event::SourceLost { flow: FLOW, lane: number }));
+        self.connect_soon(node, number, attempt);
+    }
+
+    /// The agent is asked for the next source.
+    pub(super) fn connect_soon(&mut self, node: u32, number: u8, attempt: u32) {
         self.agenda.after(NEXT_SOURCE_NS, Item::Connect(node, number, attempt));
+    }
+
+    /// Control has given a node another place: a blob at its beginning follows.
+    pub(super) fn moved(&mut self, node: u32) {
+        let size = self.run.size;
+        let here = &mut self.nodes[node as usize];
+        if !here.is_fetching() || here.moves >= MOVES_MAX {
+            return;
+        }
+        if here.relay().received_bytes(FLOW) > MOVE_BYTES_MAX {
+            return;
+        }
+        if !here.striped {
+            if here.has_two_parents(size) && here.lanes[0].source.is_some() {
+                self.ready.push_back((node, Event::Split { flow: FLOW }));
+            }
+            return;
+        }
+        for number in 0..2 {
+            let here = &mut self.nodes[node as usize];
+            let parent =
+                here.branch(number).first().copied().map_or(Source::Registry, Source::Peer);
+            let lane = &mut here.lanes[usize::from(number)];
+            if lane.source.is_none_or(|source| source == parent) {
+                continue;
+            }
+            lane.tried.clear();
+            here.moves += 1;
+            let attempt = lane.attempt;
+            self.lost(node, number, attempt);
+        }
     }
 
     /// The receiver leaves its source.
@@ -202,16 +245,18 @@ impl World {
     pub(super) fn watch(&mut self, node: u32, number: u8, attempt: u32) {
         self.assert_moving();
         let now_ns = self.agenda.now_ns();
-        let here = &mut self.nodes[node as usize];
-        let lane = &mut here.lanes[usize::from(number)];
-        let Some(Source::Peer(peer)) = lane.source.filter(|_| lane.attempt == attempt) else {
+        let here = &self.nodes[node as usize];
+        let lane = &here.lanes[usize::from(number)];
+        let live = here.is_fetching() && lane.attempt == attempt;
+        let Some(Source::Peer(peer)) = lane.source.filter(|_| live) else { return };
+        if here.relay().edge(FLOW, number) >= self.run.size {
             return;
-        };
-        let starved = here.relay.as_ref().is_some_and(|relay| relay.is_starved(FLOW, 0));
-        if starved {
-            // The node does not read: its source is not to blame.
-            lane.since_ns = now_ns;
         }
+        if here.is_starved(number) {
+            // The node does not read: its source is not to blame.
+            self.nodes[node as usize].lanes[usize::from(number)].since_ns = now_ns;
+        }
+        let lane = &self.nodes[node as usize].lanes[usize::from(number)];
         let silence_ns = now_ns - lane.since_ns;
         if silence_ns <= SILENT_MS * MS_NS {
             let since_ns = lane.since_ns;

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use xylem_control::limits::{HEARTBEAT_MS, TICK_MAX_MS};
 use xylem_dataplane::relay::{Action, Event, FlowId};
 use xylem_protocol::limits::{JOIN_WAIT_MS, TICK_MS};
 
@@ -28,6 +29,9 @@ pub(super) struct Request {
     pub(super) lane: u8,
     pub(super) attempt: u32,
     pub(super) source: Source,
+    /// Only this stripe.
+    pub(super) stripe: Option<u8>,
+    /// Offset in the blob of the first byte.
     pub(super) at: u64,
 }
 
@@ -41,8 +45,14 @@ pub(super) enum Item {
     Failure(u32),
     /// A node ends, and another one comes.
     Churn,
+    /// This second of the profile begins.
+    Second(u32),
     /// Control learns that a node is gone.
     Left(u32),
+    /// Control learns that a node has all of the blob.
+    Complete(u32),
+    /// Control looks at its clock.
+    Clock,
     /// Control hears that a node joins.
     Joined(u32),
     /// The oldest letter of control is at its node.
@@ -103,6 +113,9 @@ pub(super) struct World {
     pub(super) waiting: usize,
     /// Misfortunes that are still to come, or that control has yet to learn of.
     pub(super) plans: usize,
+    /// Nodes of a profile, oldest first, and when each was last used, seconds.
+    pub(super) active: Vec<(u32, u32)>,
+    /// When a byte moved last.
     pub(super) moved_ns: u64,
     actions: Vec<Action>,
 }
@@ -124,6 +137,7 @@ impl World {
             counts: Counts::default(),
             waiting: 0,
             plans: 0,
+            active: Vec::new(),
             moved_ns: 0,
             actions: Vec::new(),
             run,
@@ -153,12 +167,14 @@ impl World {
                     self.arrived(stream);
                 } else {
                     let node = self.requests[stream as usize].node;
-                    self.nodes[node as usize].lost_bytes += u64::from(bytes);
+                    let here = &mut self.nodes[node as usize];
+                    here.lost_bytes += if here.is_up() { u64::from(bytes) } else { 0 };
                 }
             }
             Item::Start(node) => self.start(node),
             Item::Failure(index) => self.fail(index),
             Item::Churn => self.churn(),
+            Item::Second(at_s) => self.second(at_s),
             Item::Left(node) => {
                 self.plans -= 1;
                 let places = self.control.leave(node);
@@ -169,6 +185,17 @@ impl World {
             Item::Joined(node) => {
                 let places = self.control.join(node);
                 self.post(places);
+            }
+            Item::Complete(node) => {
+                if self.nodes[node as usize].is_up() {
+                    let places = self.control.complete(node);
+                    self.post(places);
+                }
+            }
+            Item::Clock => {
+                let places = self.control.tick(self.agenda.now_ns() / MS_NS);
+                self.post(places);
+                self.agenda.after(TICK_MAX_MS * MS_NS, Item::Clock);
             }
             Item::Told => self.told(),
             Item::Patience(node) => self.placed(node),
@@ -220,11 +247,10 @@ impl World {
             return;
         }
         here.phase = Phase::Fetching;
+        self.moved_ns = self.agenda.now_ns();
         here.times.asked = self.agenda.now_ns();
         self.agenda.after(self.run.control_ns / 2, Item::Joined(node));
         self.agenda.after(JOIN_WAIT_MS * MS_NS, Item::Patience(node));
-        self.ready
-            .push_back((node, Event::Fetch { flow: FLOW, resume: 0, size: None, striped: false }));
     }
 
     /// Control has worked out places, and sends them when it has the time.
@@ -251,18 +277,23 @@ impl World {
 
     fn place(&mut self, place: Place) {
         let here = &mut self.nodes[place.node as usize];
-        for (lane, upstreams) in here.lanes.iter_mut().zip(place.branches) {
-            lane.upstreams = upstreams;
+        here.branches = place.branches;
+        if here.placed {
+            self.moved(place.node);
+        } else {
+            self.placed(place.node);
         }
-        self.placed(place.node);
     }
 
+    /// A node knows its place, or waits for that no longer: now it fetches.
     fn placed(&mut self, node: u32) {
+        let size = self.run.size;
         let here = &mut self.nodes[node as usize];
         if !std::mem::replace(&mut here.placed, true) && here.is_fetching() {
-            for lane in 0..here.stripes {
-                self.connect(node, lane);
-            }
+            here.striped = here.has_two_parents(size);
+            let striped = here.striped;
+            self.ready
+                .push_back((node, Event::Fetch { flow: FLOW, resume: 0, size: None, striped }));
         }
     }
 
@@ -270,8 +301,11 @@ impl World {
     /// do nothing on theirs.
     fn tick_if_needed(&mut self, node: u32) {
         let here = &mut self.nodes[node as usize];
-        let Some(relay) = here.relay.as_ref().filter(|_| !here.ticking) else { return };
-        let needed = relay.is_starved(FLOW, 0) || relay.readers_behind() > 0;
+        let Some(relay) = here.relay.as_ref().filter(|_| here.has_flow() && !here.ticking) else {
+            return;
+        };
+        let starved = here.lane_ids().any(|lane| here.is_starved(lane));
+        let needed = starved || relay.readers_behind() > 0;
         if needed {
             here.ticking = true;
             let at_ns = self.next_tick_ns(node, self.agenda.now_ns() + 1);
@@ -279,11 +313,16 @@ impl World {
         }
     }
 
-    /// The first tick of a node's clock from then on. Clocks tick at times of their own.
+    /// The first tick of a node's ring thread from then on. Clocks tick at times of their own.
     pub(super) fn next_tick_ns(&self, node: u32, from_ns: u64) -> u64 {
-        let period_ns = TICK_MS * MS_NS;
-        let phase_ns = u64::from(node).wrapping_mul(0x9e37_79b9_7f4a_7c15) % period_ns;
-        from_ns.saturating_sub(phase_ns).next_multiple_of(period_ns) + phase_ns
+        next_of(node, TICK_MS * MS_NS, from_ns)
+    }
+
+    /// A node has all of the blob, and says so with its next heartbeat.
+    pub(super) fn tell_complete(&mut self, node: u32) {
+        let period_ns = u64::from(HEARTBEAT_MS) * MS_NS;
+        let at_ns = next_of(node, period_ns, self.agenda.now_ns()) + self.run.control_ns / 2;
+        self.agenda.at(at_ns, Item::Complete(node));
     }
 
     /// Somebody waits: is there still hope?
@@ -291,4 +330,10 @@ impl World {
         let stuck = self.agenda.now_ns() > self.moved_ns + STUCK_NS;
         assert!(!stuck, "{} nodes wait, and nothing has moved for two minutes", self.waiting);
     }
+}
+
+/// The first time from then on at which something of a node happens that happens in periods.
+fn next_of(node: u32, period_ns: u64, from_ns: u64) -> u64 {
+    let phase_ns = u64::from(node).wrapping_mul(0x9e37_79b9_7f4a_7c15) % period_ns;
+    from_ns.saturating_sub(phase_ns).next_multiple_of(period_ns) + phase_ns
 }
