@@ -115,6 +115,8 @@ pub struct Assignment {
     pub epoch: u64,
     /// Number of the node's group.
     pub group: u64,
+    /// Whether blobs that are well on their way are to follow.
+    pub at_once: bool,
     /// For each tree parent, grandparent and so on, a leaf's parent in the other tree last, at most
     /// [`UPSTREAMS_MAX`](crate::limits::UPSTREAMS_MAX); empty at the root.
     pub branches: Vec<Vec<NodeId>>,
@@ -356,6 +358,7 @@ impl Forest {
             return;
         }
         self.nodes.set_slow(node, slow);
+        let before = out.len();
         for key in self.memberships.get(&node).cloned().unwrap_or_default() {
             self.change(key, BTreeSet::new(), out, |planted, nodes| {
                 if slow {
@@ -367,6 +370,8 @@ impl Forest {
             })
             .unwrap_or_default();
         }
+        // Whoever stays with a parent that has got other children holds them up.
+        out[before..].iter_mut().for_each(|told| told.at_once = true);
     }
 
     fn restore(&mut self, key: TreeKey, claims: &[Claim], out: &mut Vec<Assignment>) {
@@ -446,7 +451,7 @@ impl Forest {
             let news = planted.news(node, asked)?;
             let branches = news.branches.iter().take(usize::from(planted.trees().end));
             let branches = branches.map(|branch| branch.as_slice().to_vec()).collect();
-            Some(Assignment { node, key, epoch, group: news.group, branches })
+            Some(Assignment { node, key, epoch, group: news.group, at_once: false, branches })
         }));
     }
 }

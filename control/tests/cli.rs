@@ -409,7 +409,7 @@ async fn control_starts_says_so_and_ends_on_a_signal() {
         let address = ready.strip_prefix("xylem-control listening on ").unwrap().to_owned();
         let output = xylem(&["status", "--control", &format!("http://{address}"), "--json"]).await;
         let status: Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert_eq!(status["control"]["shape"], "ft");
+        assert_eq!(status["control"]["shape"], "twin");
 
         let second = Command::new(env!("CARGO_BIN_EXE_xylem-control"))
             .args(["--listen", &address])

@@ -37,6 +37,7 @@ impl Field {
     fn join(&mut self, image: u32, nodes: impl IntoIterator<Item = u32>) {
         for node in nodes {
             self.apply(&Event::Join { node: NodeId(node), key: key(image) });
+            assert!(self.told.iter().all(|told| !told.at_once), "nothing is wrong");
         }
     }
 
@@ -247,7 +248,10 @@ fn slow_uplinks_slow_nobody_but_their_nodes() {
                 field.join(0, 0..nodes);
                 let before = field.longest(0, all);
                 let slow: BTreeSet<_> = [first, second].into();
-                slow.iter().for_each(|&node| field.slow(node));
+                for &node in &slow {
+                    field.slow(node);
+                    assert!(field.told.iter().all(|told| told.at_once), "also in mid-blob");
+                }
                 let fast = |node: NodeId| !slow.contains(&node.0);
                 let others = field.longest(0, fast);
                 assert!(others <= 1.0 && before <= 1.0, "{slow:?} of {nodes}: {others}");

@@ -124,7 +124,7 @@ impl Site {
         for output in out {
             let Output::Send { session, message } = output else { panic!("{output:?}") };
             if let Kind::Assignment(place) = message {
-                let node = &mut self.nodes[session.0 as usize];
+                let node = &mut self.nodes[usize::try_from(session.0).unwrap()];
                 for (branch, parent) in place.branches.iter().zip(&mut node.parents) {
                     let first = branch.upstreams.first();
                     let told = first.map(|peer| peer.node[1..].parse().unwrap());
@@ -174,6 +174,7 @@ impl Site {
         }
     }
 
+    #[expect(clippy::cast_possible_truncation, reason = "at most a few GB")]
     fn count(&mut self, parent: Option<usize>, child: usize, bytes: f64, starved: bool) {
         for (end, from_child) in [(Some(child), true), (parent, false)] {
             let Some(end) = end else { continue };

@@ -425,5 +425,7 @@ fn nodes_and_trees_are_bounded() {
     world.say(a, Event::Lost);
     world.pass(1001);
     let taken = world.attach("more", &[]);
-    assert_eq!(world.heard(taken), [welcome()], "the place of a node that is gone");
+    let Kind::Welcome(rare) = welcome() else { unreachable!() };
+    let rare = Kind::Welcome(pb::Welcome { report_ms: HEARTBEAT_MS, ..rare });
+    assert_eq!(world.heard(taken), [rare], "the place of a node that is gone");
 }

@@ -80,7 +80,10 @@ impl State {
         let hosts = hosts.into_iter().take(UPSTREAMS_MAX as usize).map(|&(host, _)| host).collect();
         let epoch = self.settings.first_epoch;
         // One branch: the node takes blobs whole.
-        self.tell(&Assignment { node, key, epoch, group: 0, branches: vec![hosts] }, out);
+        self.tell(
+            &Assignment { node, key, epoch, group: 0, at_once: false, branches: vec![hosts] },
+            out,
+        );
     }
 
     pub(super) fn forget_claims(&mut self, node: NodeId) {

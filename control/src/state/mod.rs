@@ -403,6 +403,7 @@ impl State {
             epoch: assignment.epoch,
             branches: assignment.branches.iter().map(branch).collect(),
             group: assignment.group,
+            at_once: assignment.at_once,
         });
         out.push(Output::Send { session, message });
     }

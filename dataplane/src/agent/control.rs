@@ -244,7 +244,7 @@ fn take(agent: &Rc<Agent>, kind: pb::control_message::Kind) {
     match kind {
         pb::control_message::Kind::Assignment(assignment) => {
             if let Some(image) = agent.trees.assign(&assignment) {
-                agent.moved(&image);
+                agent.moved(&image, assignment.at_once);
             }
         }
         pb::control_message::Kind::Refusal(refusal) => {

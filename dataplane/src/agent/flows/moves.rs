@@ -4,7 +4,8 @@
 //! A blob that is well on its way stays where it is: a new parent may have less of it than this
 //! node, and the old one goes on serving. At its beginning a place counts: a parent with a child
 //! too many is slow for all of them, and a first node that reads the whole blob from the registry
-//! would have the registry send a stripe twice.
+//! would have the registry send a stripe twice. Away from a slow uplink, and away from where those
+//! who leave it go to, all blobs move at once.
 
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use xylem_protocol::Digest;
 use xylem_protocol::limits::{MOVE_BYTES_MAX, MOVES_MAX, STRIPED_MIN};
 
 use super::Flow;
+use super::source::whole_branch;
 use crate::agent::{Agent, REGISTRY};
 use crate::link::ToHot;
 
@@ -34,13 +36,15 @@ impl Agent {
         upstreams.first().map_or(Arc::from(REGISTRY), |upstream| upstream.node.clone())
     }
 
-    /// Control has given this node another place in an image's trees.
-    pub(in crate::agent) fn moved(&self, image: &Digest) {
+    /// Control has given this node another place in an image's trees; `at_once`: blobs that are
+    /// well on their way follow too.
+    pub(in crate::agent) fn moved(&self, image: &Digest, at_once: bool) {
         let mut orders = Vec::new();
         self.flows.for_each_mut(|digest, flow| {
             let is_its = flow.ask.image == Some(*image) && flow.started && !flow.ending;
-            let is_young = flow.received <= MOVE_BYTES_MAX && flow.moves < MOVES_MAX;
-            if !is_its || !is_young || flow.registry_only || flow.splitting {
+            let follows = at_once || flow.received <= MOVE_BYTES_MAX;
+            let follows = follows && flow.moves < MOVES_MAX;
+            if !is_its || !follows || flow.registry_only || flow.splitting {
                 return;
             }
             if !flow.striped {
@@ -50,15 +54,20 @@ impl Agent {
                     flow.lanes[0].feed = None;
                     let attempt = flow.lanes[0].attempt;
                     orders.push(ToHot::Split { digest: *digest, attempt });
+                    return;
                 }
-                return;
+                if !at_once {
+                    return;
+                }
             }
-            for (lane, index) in flow.lanes.iter_mut().zip(0..) {
-                let parent = self.parent_in(image, index);
+            let branches = if flow.striped { [0, 1] } else { [whole_branch(digest); 2] };
+            let lanes = if flow.striped { 2 } else { 1 };
+            for (lane, branch) in flow.lanes.iter_mut().zip(branches).take(lanes) {
+                let parent = self.parent_in(image, branch);
                 if *lane.upstream == *parent || !lane.has_source() {
                     continue;
                 }
-                debug!(%digest, stripe = index, %parent, "another parent from here on");
+                debug!(%digest, branch, %parent, "another parent from here on");
                 lane.forget_tries();
                 flow.moves += 1;
                 let (digest, attempt) = (*digest, lane.attempt);

@@ -1,6 +1,7 @@
 //! A control process made of paper: it assigns what the test wants, and gives orders.
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -12,11 +13,16 @@ use super::paper::PATIENCE;
 #[derive(Debug)]
 pub(super) struct PaperControl {
     pub(super) address: SocketAddr,
+    /// To the node that attached last.
+    outbox: Arc<Mutex<Option<Outbox>>>,
     said: tokio::sync::Mutex<mpsc::UnboundedReceiver<pb::node_message::Kind>>,
 }
 
+type Outbox = mpsc::Sender<Result<pb::ControlMessage, tonic::Status>>;
+
 #[derive(Debug)]
 struct Assigner {
+    outbox: Arc<Mutex<Option<Outbox>>>,
     upstreams: Vec<pb::Peer>,
     orders: Vec<pb::Preheat>,
     said: mpsc::UnboundedSender<pb::node_message::Kind>,
@@ -34,6 +40,7 @@ impl pb::control_server::Control for Assigner {
         use pb::node_message::Kind;
         let mut inbox = request.into_inner();
         let (outbox, replies) = mpsc::channel(16);
+        *self.outbox.lock().unwrap() = Some(outbox.clone());
         let (upstreams, orders) = (self.upstreams.clone(), self.orders.clone());
         let said = self.said.clone();
         tokio::spawn(async move {
@@ -50,6 +57,7 @@ impl pb::control_server::Control for Assigner {
                         epoch: 1,
                         branches: vec![pb::Branch { upstreams: upstreams.clone() }],
                         group: 7,
+                        at_once: false,
                     })),
                     _ => None,
                 };
@@ -78,7 +86,8 @@ impl PaperControl {
         };
         let (sender, said) = mpsc::unbounded_channel();
         let upstreams = upstreams.iter().map(peer).collect();
-        let assigner = Assigner { upstreams, orders, said: sender };
+        let outbox = Arc::default();
+        let assigner = Assigner { outbox: Arc::clone(&outbox), upstreams, orders, said: sender };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
@@ -93,7 +102,14 @@ impl PaperControl {
                 server.serve_with_incoming(incoming).await.unwrap();
             });
         });
-        Self { address, said: tokio::sync::Mutex::new(said) }
+        Self { address, outbox, said: tokio::sync::Mutex::new(said) }
+    }
+
+    /// Gives the node another place.
+    pub(super) fn assign(&self, assignment: pb::Assignment) {
+        let outbox = self.outbox.lock().unwrap().clone().expect("a node");
+        let kind = Some(pb::control_message::Kind::Assignment(assignment));
+        outbox.try_send(Ok(pb::ControlMessage { kind })).unwrap();
     }
 
     /// What the node says next, heartbeats left out.

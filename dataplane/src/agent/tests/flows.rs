@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 
-use xylem_protocol::limits::{REGISTRY_TRIES_MAX, UNIT_BYTES};
+use xylem_protocol::limits::{MOVE_BYTES_MAX, REGISTRY_TRIES_MAX, UNIT_BYTES};
 use xylem_protocol::{Digest, pb};
 
 use super::control::PaperControl;
 use super::paper::{Bench, Page, PaperServer, Setup, digest, status};
-use crate::link::{Lost, Source, ToCold, ToHot};
+use crate::link::{FlowProgress, Lost, Report, Source, ToCold, ToHot};
 use crate::ring::{Arena, Slot};
 use crate::store::{Begun, record};
 
@@ -265,6 +265,51 @@ fn parents_come_before_the_registry() {
     let said = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let last = said.block_on(control.hears());
     assert!(matches!(last, pb::node_message::Kind::Goodbye(_)), "{last:?}");
+}
+
+/// A blob that is well on its way stays with its parent, unless control says that it must not.
+#[test]
+fn only_what_must_move_moves_in_mid_blob() {
+    let control = PaperControl::start(&[("n1", "10.0.0.1:1")]);
+    let server = nowhere();
+    let setup = Setup { control: Some(control.address), ..Setup::registry(&server) };
+    let image = digest(b"image");
+    setup.run(async |bench| {
+        let blob = digest(b"x");
+        bench.want(blob, &format!("Xylem-Image: {image}\r\n"));
+        assert_eq!(plain(fetched(bench).await).0, "n1");
+        bench.tell(ToCold::Report(Box::new(Report {
+            flows: vec![FlowProgress {
+                digest: blob,
+                received_bytes: 10 * MOVE_BYTES_MAX,
+                edges: [0; 2],
+                stored_bytes: 0,
+                size_bytes: 20 * MOVE_BYTES_MAX,
+                readers: 1,
+                first_byte_ns: 0,
+                upstream: "n1".into(),
+            }],
+            ..Report::default()
+        })));
+        let place = |epoch, node: &str, at_once| pb::Assignment {
+            image: image.to_string(),
+            epoch,
+            branches: vec![pb::Branch {
+                upstreams: vec![pb::Peer { node: node.into(), address: "10.0.0.2:1".into() }],
+            }],
+            group: 7,
+            at_once,
+        };
+        control.assign(place(2, "n2", false));
+        while !bench.ask("GET /xylem/v1/status", "").await.body.contains("\"epoch\":2") {}
+        control.assign(place(3, "n3", true));
+        match bench.next_else().await {
+            ToHot::GiveUp { digest, attempt: 0, moved: true } => assert_eq!(digest, blob),
+            other => panic!("it stays, and {other:?}"),
+        }
+        bench.lose(blob, 0, 10 * MOVE_BYTES_MAX, Lost::Moved);
+        assert_eq!(plain(next_source(bench).await.2).0, "n3");
+    });
 }
 
 #[test]
