@@ -11,3 +11,4 @@ pub mod placement;
 pub mod server;
 pub mod state;
 pub mod tree;
+pub mod units;

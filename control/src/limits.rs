@@ -179,6 +179,14 @@ pub const ORDER_MAX: u32 = 16 * 1024;
 /// Nodes up to which each has its own bar while they preheat.
 pub const BARS_MAX: u32 = 20;
 
+/// Largest size that may be typed, bytes: that of a blob.
+pub const SIZE_MAX: u64 = 1 << 40;
+
+/// Lowest and highest rate that may be typed, bytes per second: 8 kbit/s and 1 Tbit/s.
+pub const RATE_MIN: u64 = 1000;
+/// See [`RATE_MIN`].
+pub const RATE_MAX: u64 = 125_000_000_000;
+
 /// Field tags and lengths around one string of a message, bytes.
 const FRAMING: usize = 6;
 /// `sha256:` and 64 digits.

@@ -20,7 +20,6 @@ pub mod report;
 mod run;
 mod scenario;
 mod source;
-mod units;
 mod world;
 
 pub use control::{Shape, ShapeError};
@@ -29,4 +28,5 @@ pub use mesh::Mesh;
 pub use profile::{Named, Profile, ProfileError};
 pub use run::{Outcome, Run, run, run_all};
 pub use scenario::{NODES_MAX, Scenario, ScenarioError};
-pub use units::{Rate, Size, UnitError};
+use xylem_control::units;
+pub use xylem_control::units::{Rate, Size, UnitError};

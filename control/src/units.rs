@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
+use crate::limits::{RATE_MAX, RATE_MIN, SIZE_MAX};
+
 /// A text that is no size or no rate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is not a {what}")]
@@ -23,11 +25,6 @@ pub struct Size(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Rate(pub u64);
-
-/// Largest size, bytes: 1 TiB, as that of a blob.
-const SIZE_MAX: u64 = 1 << 40;
-/// Largest rate, bytes per second: 1 Tbit/s.
-const RATE_MAX: u64 = 125_000_000_000;
 
 const SIZES: [(&str, u64); 7] = [
     ("b", 1),
@@ -74,7 +71,7 @@ impl FromStr for Rate {
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
         let rate = parse(text, &RATES).map(|bits| bits / 8);
-        let rate = rate.filter(|rate| (1_000..=RATE_MAX).contains(rate));
+        let rate = rate.filter(|rate| (RATE_MIN..=RATE_MAX).contains(rate));
         let what = "rate between 8kbit and 1000gbit, as in 1gbit or 500mbit";
         rate.map(Self).ok_or_else(|| UnitError { text: text.to_owned(), what })
     }
