@@ -187,6 +187,16 @@ pub const RATE_MIN: u64 = 1000;
 /// See [`RATE_MIN`].
 pub const RATE_MAX: u64 = 125_000_000_000;
 
+/// Largest file of joins and leaves that `xylem plan` replays, bytes.
+pub const OPS_MAX: u64 = 64 * 1024 * 1024;
+
+/// Leaves that `xylem plan` tries at most, each from the whole trees, to say what one moves.
+pub const LEAVES_TRIED_MAX: u32 = 512;
+
+/// From a node's first byte to that of its child, us: what a hop over a link of 1 Gbit/s was
+/// measured to take.
+pub const HOP_US: u64 = 300;
+
 /// Field tags and lengths around one string of a message, bytes.
 const FRAMING: usize = 6;
 /// `sha256:` and 64 digits.

@@ -7,6 +7,7 @@ mod explain;
 mod hops;
 mod install;
 mod layout;
+mod plan;
 mod preheat;
 mod pull;
 mod status;
@@ -24,6 +25,7 @@ use xylem_protocol::names::Reference;
 use client::{Client, ClientError, Endpoint, Peer};
 use install::{InstallError, Runtime};
 use layout::LayoutError;
+use plan::PlanError;
 
 use crate::state::Selector;
 
@@ -93,6 +95,8 @@ enum Command {
         #[command(flatten)]
         directories: doctor::Directories,
     },
+    /// Replay joins and leaves, or tell how long an image takes to many nodes; asks nobody
+    Plan(plan::Order),
     /// Make a container runtime ask the node first
     Install {
         #[command(subcommand)]
@@ -114,6 +118,8 @@ enum CliError {
     Layout(#[from] LayoutError),
     #[error(transparent)]
     Install(#[from] InstallError),
+    #[error(transparent)]
+    Plan(#[from] PlanError),
     #[error("{peer} could not pull {image}: {reason}")]
     Pull { peer: Peer, image: String, reason: String },
     #[error("{peer}: {reason}")]
@@ -149,7 +155,8 @@ pub fn main(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("xylem: {}", one_line(&error));
-            let misuse = matches!(error, CliError::Install(InstallError::TooMany));
+            let misuse =
+                matches!(error, CliError::Install(InstallError::TooMany) | CliError::Plan(_));
             ExitCode::from(if misuse { 2 } else { 1 })
         }
     }
@@ -188,6 +195,7 @@ fn run(arguments: Arguments) -> Result<(), CliError> {
             Command::Doctor { directories } => {
                 doctor::run(&client, &node, &directories, json).await
             }
+            Command::Plan(order) => plan::run(&order, json),
             Command::Install { runtime } => install::install(&client, &node, runtime, json).await,
             Command::Uninstall { runtime } => install::uninstall(&runtime, json),
         }
