@@ -13,7 +13,6 @@ use xylem_protocol::Digest;
 
 use crate::limits::{BRANCHES_MAX, TREES_MAX, TREES_PER_NODE_MAX};
 use crate::placement::{Nodes, Zone};
-use crate::tree::shape::Shape;
 use crate::tree::{self, ShapeKind, TreeError};
 use planted::Planted;
 
@@ -256,7 +255,7 @@ impl Forest {
 
     /// How many trees an image has.
     pub fn stripes(&self) -> u8 {
-        Shape::new(self.kind).trees()
+        self.kind.trees()
     }
 
     /// Images that have trees.
