@@ -7,15 +7,9 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use common::{Node, Origin, Response, digest_of, noise};
+use common::{MIB, Node, Origin, Response, digest_of, file, noise};
 use xylem_dataplane::driver::Settings;
 use xylem_dataplane::link::{FillFile, Lost, ToCold, ToHot};
-
-const MIB: usize = 1 << 20;
-
-fn file() -> std::fs::File {
-    tempfile::tempfile().unwrap()
-}
 
 #[test]
 fn one_fetch_feeds_all_who_ask() {

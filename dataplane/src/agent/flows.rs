@@ -213,6 +213,7 @@ impl Agent {
         if is_here {
             self.open_record(digest, serial, at);
         }
+        self.check_place(&digest);
     }
 
     /// Opens a blob's record. After the ring thread has what it waits for: the first unit is not
@@ -324,6 +325,9 @@ impl Agent {
         let source = chosen.source.clone();
         self.post.send(ToHot::Source { digest, attempt, restart, source });
         self.feed_if_cold(key, chosen);
+        if !restart {
+            self.check_place(&digest);
+        }
     }
 
     /// All bytes came and are not the blob: once more from the registry, which is the only one to

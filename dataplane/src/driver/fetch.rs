@@ -6,6 +6,7 @@
 //! stripes and is asked for one piece after the other, the next one before this one is here.
 
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use xylem_protocol::Digest;
@@ -181,7 +182,7 @@ impl Driver {
             },
             Kind::Request => match outcome {
                 Ok(_) => self.peek(at),
-                Err(error) => self.lose_or_renew(at, Lost::Broken(error)),
+                Err(error) => self.not_answered(at, error),
             },
             Kind::ResponsePeek => {
                 let mut seen = Vec::new();
@@ -190,12 +191,23 @@ impl Driver {
                     Ok(0) => self.lose_or_renew(at, Lost::Short),
                     Ok(_) => self.peeked(at, &seen),
                     Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.peek(at),
-                    Err(error) => self.lose_or_renew(at, Lost::Broken(error)),
+                    Err(error) => self.not_answered(at, error),
                 }
             }
             _ => debug_assert!(false, "not an operation of a flow: {kind:?}"),
         }
         self.free_flow_if_idle(index);
+    }
+
+    /// No answer: the connection broke, or it was left before one came.
+    fn not_answered(&mut self, at: LaneId, error: std::io::Error) {
+        if error.raw_os_error() == Some(libc::ECANCELED) {
+            let uplink = self.flows.uplink(at);
+            let silence = uplink.map_or(Duration::ZERO, |uplink| self.now - uplink.since);
+            let silent = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
+            return self.lose(at, Lost::Stalled(silent));
+        }
+        self.lose_or_renew(at, Lost::Broken(error));
     }
 
     /// Looks at the head that lies on the socket, and takes exactly it.

@@ -16,6 +16,8 @@ use xylem_dataplane::driver::{self, Settings};
 use xylem_dataplane::link::{self, ColdEnd, FillFile, Source, ToCold, ToHot};
 use xylem_protocol::Digest;
 
+pub(crate) const MIB: usize = 1 << 20;
+
 /// Longest wait for anything: a test that waits so long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -94,13 +96,13 @@ fn serve(
         }
         let number = requests.fetch_add(1, Ordering::SeqCst) as usize;
         let text = String::from_utf8_lossy(&head);
-        let start: usize = text
-            .lines()
-            .find_map(|line| line.strip_prefix("Range: bytes="))
-            .map_or(0, |range| range.trim_end_matches('-').parse().unwrap());
-        let body = &data[start..];
-        let answer = if start > 0 {
-            let (last, size) = (data.len() - 1, data.len());
+        let range = text.lines().find_map(|line| line.strip_prefix("Range: bytes="));
+        let (start, last) = range.map_or(("0", ""), |range| range.split_once('-').unwrap());
+        let start: usize = start.parse().unwrap();
+        let end = last.parse().map_or(data.len(), |last: usize| data.len().min(last + 1));
+        let body = &data[start..end];
+        let answer = if range.is_some() {
+            let (last, size) = (end - 1, data.len());
             format!("HTTP/1.1 206 P\r\nContent-Range: bytes {start}-{last}/{size}\r\n")
         } else {
             "HTTP/1.1 200 OK\r\n".to_owned()
@@ -116,6 +118,10 @@ fn serve(
             return;
         }
     }
+}
+
+pub(crate) fn file() -> std::fs::File {
+    tempfile::tempfile().unwrap()
 }
 
 /// A ring thread whose cold half is the test.

@@ -374,13 +374,6 @@ impl Flows {
         }
     }
 
-    /// The same, to change them.
-    pub(in crate::agent) fn for_each_mut(&self, mut act: impl FnMut(&Digest, &mut Flow)) {
-        for (digest, flow) in self.map.borrow_mut().iter_mut() {
-            act(digest, flow);
-        }
-    }
-
     pub(in crate::agent) fn len(&self) -> usize {
         self.map.borrow().len()
     }

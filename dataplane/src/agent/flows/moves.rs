@@ -39,43 +39,80 @@ impl Agent {
     /// Control has given this node another place in an image's trees; `at_once`: blobs that are
     /// well on their way follow too.
     pub(in crate::agent) fn moved(&self, image: &Digest, at_once: bool) {
-        let mut orders = Vec::new();
-        self.flows.for_each_mut(|digest, flow| {
-            let is_its = flow.ask.image == Some(*image) && flow.started && !flow.ending;
-            let follows = at_once || flow.received <= MOVE_BYTES_MAX;
-            let follows = follows && flow.moves < MOVES_MAX;
-            if !is_its || !follows || flow.registry_only || flow.splitting {
-                return;
+        let mut blobs = Vec::new();
+        self.flows.for_each(|digest, flow| {
+            if flow.ask.image == Some(*image) {
+                blobs.push(*digest);
             }
-            if !flow.striped {
-                if self.is_striped(digest, flow) && flow.lanes[0].has_source() {
-                    debug!(%digest, "a source for each stripe from here on");
-                    flow.splitting = true;
-                    flow.lanes[0].feed = None;
-                    let attempt = flow.lanes[0].attempt;
-                    orders.push(ToHot::Split { digest: *digest, attempt });
-                    return;
-                }
-                if !at_once {
-                    return;
-                }
-            }
+        });
+        for blob in blobs {
+            self.move_blob(&blob, |flow, _, _| at_once || flow.received <= MOVE_BYTES_MAX, at_once);
+        }
+    }
+
+    /// A source was sent to the ring thread: the place may have changed since it was chosen. Whom
+    /// the lane has asked already it has left for a reason.
+    pub(super) fn check_place(&self, digest: &Digest) {
+        let is_new = |flow: &Flow, lane: usize, parent: &Arc<str>| {
+            let tried = &flow.lanes[lane].tried;
+            flow.received <= MOVE_BYTES_MAX
+                && !tried.contains(parent)
+                && (**parent == *REGISTRY || self.trees.is_usable(parent))
+        };
+        self.move_blob(digest, is_new, false);
+    }
+
+    /// Has a blob come from where this node's place is now, lane by lane, if it `follows`.
+    fn move_blob(
+        &self,
+        digest: &Digest,
+        follows: impl Fn(&Flow, usize, &Arc<str>) -> bool,
+        whole_too: bool,
+    ) {
+        let orders = self.flows.with(digest, |flow| {
+            let fixed = flow.ending || flow.registry_only || flow.splitting;
+            let (Some(image), true) = (flow.ask.image, flow.started && !fixed) else {
+                return Vec::new();
+            };
             let branches = if flow.striped { [0, 1] } else { [whole_branch(digest); 2] };
-            let lanes = if flow.striped { 2 } else { 1 };
-            for (lane, branch) in flow.lanes.iter_mut().zip(branches).take(lanes) {
-                let parent = self.parent_in(image, branch);
-                if *lane.upstream == *parent || !lane.has_source() {
+            let parents = branches.map(|branch| self.parent_in(&image, branch));
+            let is_whole = !flow.striped;
+            if is_whole && self.is_striped(digest, flow) && flow.received <= MOVE_BYTES_MAX {
+                return split(digest, flow).into_iter().collect();
+            }
+            if is_whole && !whole_too {
+                return Vec::new();
+            }
+            let mut orders = Vec::new();
+            for (index, parent) in parents.iter().enumerate().take(flow.lanes().len()) {
+                let lane = &flow.lanes[index];
+                let stays = *lane.upstream == **parent || !lane.has_source();
+                if stays || flow.moves >= MOVES_MAX || !follows(flow, index, parent) {
                     continue;
                 }
-                debug!(%digest, branch, %parent, "another parent from here on");
-                lane.forget_tries();
+                debug!(%digest, branch = branches[index], %parent, "another parent from here on");
                 flow.moves += 1;
+                let lane = &mut flow.lanes[index];
+                lane.forget_tries();
                 let (digest, attempt) = (*digest, lane.attempt);
                 orders.push(ToHot::GiveUp { digest, attempt, moved: true });
             }
+            orders
         });
-        for order in orders {
+        for order in orders.unwrap_or_default() {
             self.post.send(order);
         }
     }
+}
+
+/// Orders a source for each stripe of a blob that comes whole, unless its source is lost: then the
+/// next one is being chosen.
+fn split(digest: &Digest, flow: &mut Flow) -> Option<ToHot> {
+    if !flow.lanes[0].has_source() {
+        return None;
+    }
+    debug!(%digest, "a source for each stripe from here on");
+    flow.splitting = true;
+    flow.lanes[0].feed = None;
+    Some(ToHot::Split { digest: *digest, attempt: flow.lanes[0].attempt })
 }
