@@ -1,4 +1,4 @@
-//! The ring thread and stripes: a blob from two sources, and a source that is left for a better one.
+//! The ring thread and stripes: a blob from two sources, and a source left for a better one.
 
 mod common;
 
