@@ -1,14 +1,16 @@
-//! Who reads from whom: the forest of control, unchanged; and two shapes that no control plants,
-//! for comparison. Counts what a leave moves. Knows no time.
+//! Who reads from whom: control's state, unchanged, told what nodes would say; and two shapes that
+//! no control plants, for comparison. Counts what a leave moves. Time is told with what is said.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::Deserialize;
-use xylem_control::forest::{Assignment, Event, Forest, NodeId, TreeKey};
-use xylem_control::limits::UPSTREAMS_MAX;
+use xylem_control::forest::TreeKey;
+use xylem_control::limits::{HEARTBEAT_MS, UPSTREAMS_MAX};
+use xylem_control::state::{Event, Hello, Output, SessionId, Settings, State};
 use xylem_control::tree::ShapeKind;
-use xylem_protocol::Digest;
+use xylem_protocol::pb::control_message::Kind;
+use xylem_protocol::{Digest, pb};
 
 /// How nodes get a blob from each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
@@ -77,11 +79,32 @@ impl TryFrom<String> for Shape {
 pub(super) struct Place {
     pub(super) node: u32,
     pub(super) branches: Vec<Vec<u32>>,
+    /// Blobs that are well on their way follow, too.
+    pub(super) at_once: bool,
+}
+
+/// What a node says.
+#[derive(Debug)]
+pub(super) enum Word {
+    /// It is there.
+    Hello,
+    /// It wants the blob.
+    Join,
+    /// It has all of it.
+    Complete,
+    /// It is still there.
+    Heartbeat,
+    /// What its hops have carried.
+    Hops(Vec<pb::HopReport>),
+    /// It ends.
+    Goodbye,
+    /// Its stream has broken off.
+    Lost,
 }
 
 #[derive(Debug)]
 enum Plan {
-    Forest(Forest),
+    State(Box<State>),
     Chain(Vec<u32>),
     Registry,
 }
@@ -90,73 +113,76 @@ enum Plan {
 #[derive(Debug)]
 pub(super) struct Control {
     plan: Plan,
+    out: Vec<Output>,
     /// By node: its parent for each stripe.
     parents: Vec<Vec<Option<u32>>>,
-    /// Nodes that left.
-    pub(super) leaves: u64,
-    /// Edges to staying nodes that their leaving changed.
+    /// Edges to staying nodes that changed because others left, or some time after.
     pub(super) moved: u64,
 }
 
 impl Control {
     pub(super) fn new(shape: Shape) -> Self {
         let plan = match shape {
-            Shape::Trees(kind) => Plan::Forest(Forest::new(kind, 0)),
+            Shape::Trees(shape) => {
+                let settings = Settings {
+                    shape,
+                    heartbeat_ms: HEARTBEAT_MS,
+                    settle_ms: 0,
+                    first_epoch: 1,
+                    voucher_key: [0; 32],
+                };
+                Plan::State(Box::new(State::new(settings, 0)))
+            }
             Shape::Chain => Plan::Chain(Vec::new()),
             // Nobody asks control for a place in a mesh.
             Shape::Registry | Shape::Mesh => Plan::Registry,
         };
-        Self { plan, parents: Vec::new(), leaves: 0, moved: 0 }
+        Self { plan, out: Vec::new(), parents: Vec::new(), moved: 0 }
     }
 
-    /// A node comes.
-    pub(super) fn join(&mut self, node: u32) -> Vec<Place> {
+    /// Whether it wants to know more than who comes and who is gone.
+    pub(super) const fn listens(&self) -> bool {
+        matches!(self.plan, Plan::State(_))
+    }
+
+    /// Whether it looks at what hops have carried.
+    pub(super) fn watches_hops(&self, shape: Shape) -> bool {
+        self.listens() && shape != Shape::Trees(ShapeKind::Ft)
+    }
+
+    /// Hears a node; says who is to be told a place.
+    pub(super) fn hear(&mut self, node: u32, word: Word, now_ms: u64) -> Vec<Place> {
+        let gone = matches!(word, Word::Goodbye | Word::Lost);
         let places = match &mut self.plan {
-            Plan::Forest(forest) => told(forest, &Event::Join { node: NodeId(node), key: key() }),
-            Plan::Chain(line) => {
-                line.push(node);
-                vec![above(line, line.len() - 1)]
+            Plan::State(state) => {
+                let session = SessionId(u64::from(node));
+                state.apply(session, event(node, word), now_ms, &mut self.out);
+                places(&mut self.out)
             }
-            Plan::Registry => vec![Place { node, branches: vec![Vec::new()] }],
+            Plan::Chain(line) => match word {
+                Word::Join => {
+                    line.push(node);
+                    vec![above(line, line.len() - 1)]
+                }
+                Word::Goodbye => left(line, node),
+                _ => Vec::new(),
+            },
+            Plan::Registry => match word {
+                Word::Join => vec![Place { node, branches: vec![Vec::new()], at_once: false }],
+                _ => Vec::new(),
+            },
         };
-        self.note(&places);
-        places
-    }
-
-    /// A node is gone.
-    pub(super) fn leave(&mut self, node: u32) -> Vec<Place> {
-        let places = match &mut self.plan {
-            Plan::Forest(forest) => told(forest, &Event::Down { node: NodeId(node) }),
-            Plan::Chain(line) => {
-                let Some(at) = line.iter().position(|&other| other == node) else {
-                    return Vec::new();
-                };
-                line.remove(at);
-                let end = line.len().min(at + UPSTREAMS_MAX as usize);
-                (at..end).map(|index| above(line, index)).collect()
-            }
-            Plan::Registry => Vec::new(),
-        };
-        self.leaves += 1;
-        self.moved += self.note(&places);
-        places
-    }
-
-    /// A node has all of the blob.
-    pub(super) fn complete(&mut self, node: u32) -> Vec<Place> {
-        let Plan::Forest(forest) = &mut self.plan else { return Vec::new() };
-        let places = told(forest, &Event::Complete { node: NodeId(node), key: key() });
-        self.note(&places);
+        let changed = self.note(&places);
+        self.moved += if gone { changed } else { 0 };
         places
     }
 
     /// Time passes.
     pub(super) fn tick(&mut self, now_ms: u64) -> Vec<Place> {
-        let Plan::Forest(forest) = &mut self.plan else { return Vec::new() };
-        let mut assignments = Vec::new();
-        forest.tick(now_ms, &mut assignments);
-        let places = places(assignments);
-        self.note(&places);
+        let Plan::State(state) = &mut self.plan else { return Vec::new() };
+        state.tick(now_ms, &mut self.out);
+        let places = places(&mut self.out);
+        self.moved += self.note(&places);
         places
     }
 
@@ -179,28 +205,61 @@ impl Control {
 }
 
 /// There is one image.
-const fn key() -> TreeKey {
-    TreeKey { image: Digest::from_bytes([0; 32]) }
+const KEY: TreeKey = TreeKey { image: Digest::from_bytes([0; 32]) };
+
+/// A node's name.
+pub(super) fn name(node: u32) -> String {
+    format!("n{node}")
 }
 
-fn told(forest: &mut Forest, event: &Event<'_>) -> Vec<Place> {
-    let mut assignments = Vec::new();
-    forest.apply(event, &mut assignments).expect("the scenario keeps within control's bounds");
-    places(assignments)
+fn node_of(name: &str) -> u32 {
+    name[1..].parse().expect("the name of a node")
 }
 
-fn places(assignments: Vec<Assignment>) -> Vec<Place> {
-    let numbers = |branch: Vec<NodeId>| branch.into_iter().map(|node| node.0).collect();
-    assignments
-        .into_iter()
-        .map(|told| Place {
-            node: told.node.0,
-            branches: told.branches.into_iter().map(numbers).collect(),
-        })
-        .collect()
+fn event(node: u32, word: Word) -> Event {
+    match word {
+        Word::Hello => Event::Hello(Hello {
+            node: name(node),
+            address: format!("10.{}.{}.{}:4400", node >> 16, node >> 8 & 255, node & 255),
+            zone: String::new(),
+            version: String::new(),
+            memberships: Vec::new(),
+        }),
+        Word::Join => Event::Join { key: KEY, name: "image".to_owned() },
+        Word::Complete => Event::Complete { key: KEY },
+        Word::Heartbeat => Event::Heartbeat(pb::Heartbeat::default()),
+        Word::Hops(reports) => Event::Hops(reports),
+        Word::Goodbye => Event::Goodbye,
+        Word::Lost => Event::Lost,
+    }
+}
+
+fn places(out: &mut Vec<Output>) -> Vec<Place> {
+    let mut places = Vec::new();
+    for output in out.drain(..) {
+        let Output::Send { session, message } = output else { continue };
+        let Kind::Assignment(told) = message else { continue };
+        let numbers = |branch: &pb::Branch| {
+            branch.upstreams.iter().map(|peer| node_of(&peer.node)).collect::<Vec<u32>>()
+        };
+        places.push(Place {
+            node: u32::try_from(session.0).expect("the session of a node"),
+            branches: told.branches.iter().map(numbers).collect(),
+            at_once: told.at_once,
+        });
+    }
+    places
 }
 
 fn above(line: &[u32], index: usize) -> Place {
     let upstreams = line[..index].iter().rev().take(UPSTREAMS_MAX as usize).copied();
-    Place { node: line[index], branches: vec![upstreams.collect()] }
+    Place { node: line[index], branches: vec![upstreams.collect()], at_once: false }
+}
+
+/// Takes a node out of the line; those below it have others above them now.
+fn left(line: &mut Vec<u32>, node: u32) -> Vec<Place> {
+    let Some(at) = line.iter().position(|&other| other == node) else { return Vec::new() };
+    line.remove(at);
+    let end = line.len().min(at + UPSTREAMS_MAX as usize);
+    (at..end).map(|index| above(line, index)).collect()
 }

@@ -1,11 +1,14 @@
 //! What befalls nodes: they come with the blob, come later, leave, fail, and have slow links.
 
 use serde::Deserialize;
-use xylem_control::limits::{HEARTBEAT_MS, HEARTBEATS_MISSED_MAX, LOST_HEARTBEATS_MAX};
+use xylem_control::limits::{
+    HEARTBEAT_MS, HEARTBEATS_MISSED_MAX, LOST_HEARTBEATS_MAX, TICK_MAX_MS,
+};
 use xylem_dataplane::relay::Event;
 
+use super::control::Word;
 use super::net::Link;
-use super::node::{Node, Phase, Source};
+use super::node::{LANES_MAX, Node, Phase, Source};
 use super::run::{MS_NS, SECOND_NS};
 use super::world::{FLOW, Item, World};
 
@@ -70,6 +73,8 @@ fn part(share: f64, of: usize) -> usize {
 impl World {
     /// Those that have the blob, then all others, which ask at once in an order of chance.
     pub(super) fn set_up(&mut self) {
+        // It has been there for a while, and knows that nobody else comes back.
+        self.control.tick(0);
         for _ in 0..self.run.warm {
             self.add_warm();
         }
@@ -115,6 +120,7 @@ impl World {
         let host = self.net.add(Link { up: rate, down: rate });
         let audited = self.run.nodes <= AUDITED_MAX;
         self.nodes.push(Node::new(self.run.slots, audited));
+        self.attach(host - 1);
         host - 1
     }
 
@@ -127,12 +133,13 @@ impl World {
     /// A node that has the blob, and its place, since long.
     fn add_warm(&mut self) {
         let node = self.add();
-        let mut places = self.control.join(node);
-        places.extend(self.control.complete(node));
-        self.settled(places);
         let here = &mut self.nodes[node as usize];
         (here.phase, here.sized, here.placed) = (Phase::Stored, true, true);
-        here.warm = true;
+        (here.warm, here.told_complete) = (true, true);
+        for word in [Word::Join, Word::Complete] {
+            let places = self.control.hear(node, word, 0);
+            self.settled(places);
+        }
         self.ready.push_back((node, Event::Serve { flow: FLOW, size: self.run.size }));
     }
 
@@ -188,10 +195,13 @@ impl World {
             End::Closed => LOST_HEARTBEATS_MAX,
             End::Silent => HEARTBEATS_MISSED_MAX,
         };
-        let noticed_ns = u64::from(heartbeats * HEARTBEAT_MS) * MS_NS + self.run.control_ns / 2;
-        self.plans += 1;
-        self.agenda.after(noticed_ns, Item::Left(node));
-        for lane in 0..here.lanes.len() {
+        // Control looks at its clock now and then only.
+        let noticed_ms = u64::from(heartbeats * HEARTBEAT_MS) + 2 * TICK_MAX_MS;
+        self.plan(now_ns + noticed_ms * MS_NS, Item::Left(node));
+        let cut_ns = if end == End::Closed { self.run.delay_ns } else { self.run.control_ns / 2 };
+        self.agenda.after(cut_ns, Item::Cut(node, end));
+        self.counts.leaves += 1;
+        for lane in 0..LANES_MAX {
             let here = &mut self.nodes[node as usize];
             let Some(stream) = here.lanes[lane].stream.take() else { continue };
             self.net.close(stream);

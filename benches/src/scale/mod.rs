@@ -11,6 +11,7 @@ mod agenda;
 mod control;
 mod driver;
 mod fate;
+mod hops;
 mod mesh;
 mod net;
 mod node;
@@ -20,6 +21,7 @@ pub mod report;
 mod run;
 mod scenario;
 mod source;
+mod talk;
 mod world;
 
 pub use control::{Shape, ShapeError};

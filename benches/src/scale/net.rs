@@ -62,6 +62,9 @@ struct Stream {
     buffered: u64,
     /// When the last of what was sent arrives.
     last_arrival_ns: u64,
+    /// Since when the window is closed, and for how long it was before.
+    closed_from_ns: Option<u64>,
+    closed_ns: u64,
     /// Sent and not arrived.
     flying: u64,
     /// Arrived and not taken.
@@ -117,6 +120,8 @@ impl Net {
             eager: false,
             buffered: 0,
             last_arrival_ns: 0,
+            closed_from_ns: None,
+            closed_ns: 0,
             flying: 0,
             arrived: 0,
         });
@@ -147,6 +152,12 @@ impl Net {
     /// Bytes that a host has sent.
     pub(super) fn sent(&self, host: Host) -> u64 {
         self.ports[host as usize].sent
+    }
+
+    /// For how long a stream's window has been closed while there was something to send.
+    pub(super) fn closed_ns(&self, id: StreamId, now_ns: u64) -> u64 {
+        let stream = self.stream(id);
+        stream.closed_ns + stream.closed_from_ns.map_or(0, |from_ns| now_ns - from_ns)
     }
 
     /// A stream that has got room since its sender found none.
@@ -251,6 +262,8 @@ impl Net {
         let stream = &mut self.streams[id as usize];
         if !stream.queued {
             stream.queued = true;
+            let closed_ns = stream.closed_from_ns.take().map(|from_ns| agenda.now_ns() - from_ns);
+            stream.closed_ns += closed_ns.unwrap_or(0);
             let host = stream.from;
             self.ports[host as usize].turns.push_back(id);
             self.send(host, agenda);
@@ -269,6 +282,7 @@ impl Net {
             // No small chunks because the window is nearly closed: it opens soon.
             if wanted == 0 || wanted > open || !stream.sends {
                 stream.queued = false;
+                stream.closed_from_ns = (wanted > open).then(|| agenda.now_ns());
                 continue;
             }
             stream.buffered -= wanted;

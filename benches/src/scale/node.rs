@@ -4,6 +4,7 @@
 use xylem_dataplane::relay::{Audit, ReaderId, Relay};
 use xylem_protocol::limits::STRIPED_MIN;
 
+use super::hops::{Hops, Tally};
 use super::net::{StreamId, ns_of};
 use super::world::FLOW;
 
@@ -28,6 +29,8 @@ pub(super) struct Lane {
     pub(super) stream: Option<StreamId>,
     /// Whether the source has answered.
     pub(super) connected: bool,
+    /// What has come by it since control was last told.
+    pub(super) tally: Tally,
     /// The receive in flight asks for so many bytes.
     pub(super) receiving: Option<u32>,
     /// When something last came.
@@ -46,6 +49,8 @@ pub(super) struct Answer {
     pub(super) sending: Option<(u32, u32)>,
     /// Whether it waits for room.
     pub(super) polling: bool,
+    /// What has gone by it since control was last told.
+    pub(super) tally: Tally,
 }
 
 /// Where a node stands.
@@ -93,6 +98,10 @@ pub(super) struct Node {
     /// Times that it left a source because control named another one.
     pub(super) moves: u32,
     pub(super) lanes: [Lane; LANES_MAX],
+    /// What it has counted of its hops.
+    pub(super) hops: Hops,
+    /// Whether control knows that it has the blob.
+    pub(super) told_complete: bool,
     /// Whether the size is known, so that readers may join.
     pub(super) sized: bool,
     /// Streams that wait for the size.
@@ -124,6 +133,8 @@ impl Node {
             striped: false,
             moves: 0,
             lanes: Default::default(),
+            hops: Hops::default(),
+            told_complete: false,
             sized: false,
             waiting: Vec::new(),
             answers: Vec::new(),
@@ -186,8 +197,9 @@ impl Node {
     }
 
     /// Puts an answer into the lowest free place.
-    pub(super) fn take_reader(&mut self, stream: StreamId) -> ReaderId {
-        let answer = Answer { stream, sending: None, polling: false };
+    pub(super) fn take_reader(&mut self, stream: StreamId, now_ns: u64) -> ReaderId {
+        let tally = Tally { from_ns: now_ns, idle_from_ns: Some(now_ns), ..Tally::default() };
+        let answer = Answer { stream, sending: None, polling: false, tally };
         let free = self.answers.iter().position(Option::is_none);
         let index = free.unwrap_or_else(|| {
             self.answers.push(None);

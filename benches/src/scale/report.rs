@@ -115,12 +115,14 @@ impl Figures {
     }
 }
 
-/// The names of the columns for people; x S: divided by the blob's size.
-const COLUMNS: [&str; 13] = [
+/// The names of the columns for people; x S: divided by the blob's size. NOT SLOW: x S/B of the
+/// nodes whose uplink is as fast as usual.
+const COLUMNS: [&str; 14] = [
     "SHAPE",
     "NODES",
     "MAKESPAN S",
     "x S/B",
+    "NOT SLOW",
     "P50 S",
     "FIRST BYTE MS",
     "P99",
@@ -152,6 +154,7 @@ pub fn table(name: &str, outcomes: &[Outcome]) -> String {
             figures.nodes.to_string(),
             format!("{:.3}", figures.makespan_s),
             format!("{:.3}", figures.ratio),
+            format!("{:.3}", figures.ratio_usual),
             format!("{:.3}", figures.p50_s),
             format!("{:.1}", figures.first_byte_ms),
             format!("{:.1}", figures.first_byte_p99_ms),

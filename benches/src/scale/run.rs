@@ -259,7 +259,7 @@ impl World {
             registry_bytes: self.net.sent(REGISTRY),
             duplicate_bytes: self.nodes.iter().map(|node| node.lost_bytes).sum(),
             reparentings: self.counts.reparentings,
-            leaves: self.control.leaves,
+            leaves: self.counts.leaves,
             moved: self.control.moved,
             detached: staying().map(|node| node.relay().totals().detached).sum(),
             steps: self.agenda.steps(),

@@ -3,11 +3,12 @@
 
 use xylem_dataplane::relay::{Event, ReaderId};
 use xylem_protocol::limits::{
-    ALIVE_MS, CONNECT_MS, MOVE_BYTES_MAX, MOVES_MAX, PEER_AVOID_MS, PEER_STUCK_MS, SILENT_MS,
-    STALL_MS,
+    ALIVE_MS, CONNECT_MS, MOVE_BYTES_MAX, MOVES_MAX, PEER_ANSWER_MS, PEER_AVOID_MS, PEER_STUCK_MS,
+    SILENT_MS, STALL_MS,
 };
 use xylem_protocol::stripe::{offset_in_stripe, place_in_blob, stripe_bytes};
 
+use super::hops::Tally;
 use super::net::{Host, StreamId};
 use super::node::{Phase, Source};
 use super::run::MS_NS;
@@ -49,6 +50,7 @@ impl World {
         lane.attempt += 1;
         self.counts.reparentings += u64::from(lane.attempt > 1);
         (lane.source, lane.since_ns, lane.connected) = (Some(source), now_ns, false);
+        lane.tally = Tally { from_ns: now_ns, ..Tally::default() };
         let attempt = lane.attempt;
         let delay_ns = self.run.delay_ns;
         if let Source::Peer(peer) = source {
@@ -111,7 +113,8 @@ impl World {
             return;
         }
         self.agenda.after(self.run.delay_ns, Item::Answered(stream));
-        let reader = self.nodes[peer as usize].take_reader(stream);
+        let now_ns = self.agenda.now_ns();
+        let reader = self.nodes[peer as usize].take_reader(stream, now_ns);
         let Request { stripe, at: start, .. } = self.requests[stream as usize];
         let size = self.run.size;
         let end =
@@ -164,23 +167,25 @@ impl World {
         self.agenda.after(NEXT_SOURCE_NS, Item::Connect(node, number, attempt));
     }
 
-    /// Control has given a node another place: a blob at its beginning follows.
-    pub(super) fn moved(&mut self, node: u32) {
+    /// Control has given a node another place: a blob at its beginning follows, others only when
+    /// they are told to.
+    pub(super) fn moved(&mut self, node: u32, at_once: bool) {
         let size = self.run.size;
         let here = &mut self.nodes[node as usize];
         if !here.is_fetching() || here.moves >= MOVES_MAX {
             return;
         }
-        if here.relay().received_bytes(FLOW) > MOVE_BYTES_MAX {
-            return;
-        }
-        if !here.striped {
-            if here.has_two_parents(size) && here.lanes[0].source.is_some() {
+        let is_young = here.relay().received_bytes(FLOW) <= MOVE_BYTES_MAX;
+        if !here.striped && here.has_two_parents(size) && is_young {
+            if here.lanes[0].source.is_some() {
                 self.ready.push_back((node, Event::Split { flow: FLOW }));
             }
             return;
         }
-        for number in 0..2 {
+        if !at_once && !(is_young && here.striped) {
+            return;
+        }
+        for number in here.lane_ids() {
             let here = &mut self.nodes[node as usize];
             let parent =
                 here.branch(number).first().copied().map_or(Source::Registry, Source::Peer);
@@ -197,6 +202,7 @@ impl World {
 
     /// The receiver leaves its source.
     pub(super) fn drop_source(&mut self, node: u32, number: u8) {
+        self.close_lane(node, number);
         let here = &mut self.nodes[node as usize];
         let lane = &mut here.lanes[usize::from(number)];
         lane.source = None;
@@ -262,7 +268,8 @@ impl World {
             let since_ns = lane.since_ns;
             return self.watch_again(node, number, since_ns);
         }
-        if lane.connected && silence_ns > STALL_MS * MS_NS {
+        let patience_ms = if lane.connected { STALL_MS } else { PEER_ANSWER_MS };
+        if silence_ns > patience_ms * MS_NS {
             return self.lost(node, number, attempt);
         }
         if self.nodes[peer as usize].phase == Phase::Silent {

@@ -1,15 +1,17 @@
 //! The whole run: virtual time, the nodes, the network, control, and what happens in which order.
 
 use std::collections::VecDeque;
+use std::fmt::Write as _;
 
-use xylem_control::limits::{HEARTBEAT_MS, TICK_MAX_MS};
+use xylem_control::limits::{HEARTBEAT_MS, REPORTERS_FAST_MAX};
 use xylem_dataplane::relay::{Action, Event, FlowId};
-use xylem_protocol::limits::{JOIN_WAIT_MS, TICK_MS};
+use xylem_protocol::limits::TICK_MS;
 
 use super::agenda::Agenda;
-use super::control::{Control, Place};
+use super::control::{Control, Place, Word};
+use super::fate::End;
 use super::net::{Host, Link, Net, StreamId, Wire};
-use super::node::{Node, Phase, Source};
+use super::node::{Node, Source};
 use super::run::{MS_NS, Run, SECOND_NS};
 use crate::sim::chance::Chance;
 
@@ -47,10 +49,14 @@ pub(super) enum Item {
     Churn,
     /// This second of the profile begins.
     Second(u32),
-    /// Control learns that a node is gone.
+    /// A node's stream to control ends.
+    Cut(u32, End),
+    /// By now control knows that a node is gone.
     Left(u32),
-    /// Control learns that a node has all of the blob.
-    Complete(u32),
+    /// A node says to control that it is there.
+    Beat(u32),
+    /// A node tells control of its hops.
+    Report(u32),
     /// Control looks at its clock.
     Clock,
     /// Control hears that a node joins.
@@ -87,6 +93,8 @@ impl From<Wire> for Item {
 /// What is counted while a run goes on.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
+    /// Nodes that left or failed.
+    pub(super) leaves: u64,
     /// Sources that were lost and replaced.
     pub(super) reparentings: u64,
     /// From the end of a source to the first byte of another, ns.
@@ -105,9 +113,11 @@ pub(super) struct World {
     /// What relays are to be told at this moment.
     pub(super) ready: VecDeque<(u32, Event)>,
     pub(super) control: Control,
-    control_free_ns: u64,
+    pub(super) control_free_ns: u64,
     /// What control has said and nodes have not heard.
-    mail: VecDeque<Place>,
+    pub(super) mail: VecDeque<Place>,
+    /// How often nodes tell of their hops, ms.
+    pub(super) report_ms: u32,
     pub(super) counts: Counts,
     /// Nodes that have asked, or will, and have not got all.
     pub(super) waiting: usize,
@@ -124,6 +134,7 @@ impl World {
     pub(super) fn new(run: Run) -> Self {
         let mut net = Net::new(run.buffers());
         net.add(Link { up: run.registry_rate, down: run.registry_rate });
+        let crowd = run.warm + run.nodes;
         let mut world = Self {
             chance: Chance::new(run.seed),
             agenda: Agenda::new(),
@@ -134,6 +145,7 @@ impl World {
             control: Control::new(run.shape),
             control_free_ns: 0,
             mail: VecDeque::new(),
+            report_ms: if crowd > REPORTERS_FAST_MAX { HEARTBEAT_MS } else { HEARTBEAT_MS / 4 },
             counts: Counts::default(),
             waiting: 0,
             plans: 0,
@@ -175,28 +187,14 @@ impl World {
             Item::Failure(index) => self.fail(index),
             Item::Churn => self.churn(),
             Item::Second(at_s) => self.second(at_s),
-            Item::Left(node) => {
-                self.plans -= 1;
-                let places = self.control.leave(node);
-                self.post(places);
-            }
+            Item::Left(node) => self.left(node),
+            Item::Cut(node, end) => self.cut(node, end),
             // Its stream broke off before that was read.
             Item::Joined(node) if !self.nodes[node as usize].is_up() => {}
-            Item::Joined(node) => {
-                let places = self.control.join(node);
-                self.post(places);
-            }
-            Item::Complete(node) => {
-                if self.nodes[node as usize].is_up() {
-                    let places = self.control.complete(node);
-                    self.post(places);
-                }
-            }
-            Item::Clock => {
-                let places = self.control.tick(self.agenda.now_ns() / MS_NS);
-                self.post(places);
-                self.agenda.after(TICK_MAX_MS * MS_NS, Item::Clock);
-            }
+            Item::Joined(node) => self.say(node, Word::Join),
+            Item::Beat(node) => self.beat(node),
+            Item::Report(node) => self.report(node),
+            Item::Clock => self.clock(),
             Item::Told => self.told(),
             Item::Patience(node) => self.placed(node),
             Item::Connect(node, lane, attempt) => {
@@ -241,62 +239,6 @@ impl World {
         self.actions = actions;
     }
 
-    pub(super) fn start(&mut self, node: u32) {
-        let here = &mut self.nodes[node as usize];
-        if !here.is_up() {
-            return;
-        }
-        here.phase = Phase::Fetching;
-        self.moved_ns = self.agenda.now_ns();
-        here.times.asked = self.agenda.now_ns();
-        self.agenda.after(self.run.control_ns / 2, Item::Joined(node));
-        self.agenda.after(JOIN_WAIT_MS * MS_NS, Item::Patience(node));
-    }
-
-    /// Control has worked out places, and sends them when it has the time.
-    fn post(&mut self, places: Vec<Place>) {
-        let begin_ns = self.control_free_ns.max(self.agenda.now_ns());
-        self.control_free_ns = begin_ns + self.run.control_message_ns;
-        for place in places {
-            self.mail.push_back(place);
-            self.agenda.at(self.control_free_ns + self.run.control_ns / 2, Item::Told);
-        }
-    }
-
-    fn told(&mut self) {
-        let place = self.mail.pop_front().expect("a letter for each arrival");
-        self.place(place);
-    }
-
-    /// Nodes know these places since long.
-    pub(super) fn settled(&mut self, places: Vec<Place>) {
-        for place in places {
-            self.place(place);
-        }
-    }
-
-    fn place(&mut self, place: Place) {
-        let here = &mut self.nodes[place.node as usize];
-        here.branches = place.branches;
-        if here.placed {
-            self.moved(place.node);
-        } else {
-            self.placed(place.node);
-        }
-    }
-
-    /// A node knows its place, or waits for that no longer: now it fetches.
-    fn placed(&mut self, node: u32) {
-        let size = self.run.size;
-        let here = &mut self.nodes[node as usize];
-        if !std::mem::replace(&mut here.placed, true) && here.is_fetching() {
-            here.striped = here.has_two_parents(size);
-            let striped = here.striped;
-            self.ready
-                .push_back((node, Event::Fetch { flow: FLOW, resume: 0, size: None, striped }));
-        }
-    }
-
     /// A relay has a tick while a flow waits for a slot or a reader for the file. All others would
     /// do nothing on theirs.
     fn tick_if_needed(&mut self, node: u32) {
@@ -318,22 +260,31 @@ impl World {
         next_of(node, TICK_MS * MS_NS, from_ns)
     }
 
-    /// A node has all of the blob, and says so with its next heartbeat.
-    pub(super) fn tell_complete(&mut self, node: u32) {
-        let period_ns = u64::from(HEARTBEAT_MS) * MS_NS;
-        let at_ns = next_of(node, period_ns, self.agenda.now_ns()) + self.run.control_ns / 2;
-        self.agenda.at(at_ns, Item::Complete(node));
-    }
-
     /// Somebody waits: is there still hope?
     pub(super) fn assert_moving(&self) {
         let stuck = self.agenda.now_ns() > self.moved_ns + STUCK_NS;
-        assert!(!stuck, "{} nodes wait, and nothing has moved for two minutes", self.waiting);
+        assert!(!stuck, "nothing has moved for two minutes, but these wait:\n{}", self.waiters());
+    }
+
+    /// Who has not got all, and where each source stands.
+    fn waiters(&self) -> String {
+        let mut text = String::new();
+        for (index, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.is_fetching()) {
+            let _ = write!(text, "{index}, of {:?}:", node.branches);
+            for lane in node.lane_ids().filter(|_| node.has_flow()) {
+                let (edge, starved) = (node.relay().edge(FLOW, lane), node.is_starved(lane));
+                let lane = &node.lanes[usize::from(lane)];
+                let (source, receiving) = (lane.source, lane.receiving);
+                let _ = write!(text, " [{edge} {source:?} {receiving:?} starved: {starved}]");
+            }
+            text.push('\n');
+        }
+        text
     }
 }
 
 /// The first time from then on at which something of a node happens that happens in periods.
-fn next_of(node: u32, period_ns: u64, from_ns: u64) -> u64 {
+pub(super) fn next_of(node: u32, period_ns: u64, from_ns: u64) -> u64 {
     let phase_ns = u64::from(node).wrapping_mul(0x9e37_79b9_7f4a_7c15) % period_ns;
     from_ns.saturating_sub(phase_ns).next_multiple_of(period_ns) + phase_ns
 }
