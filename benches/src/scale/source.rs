@@ -182,7 +182,8 @@ impl World {
             }
             return;
         }
-        if !at_once && !(is_young && here.striped) {
+        let follows = at_once || (is_young && here.striped);
+        if !follows {
             return;
         }
         for number in here.lane_ids() {
