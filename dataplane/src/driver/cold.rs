@@ -141,7 +141,8 @@ impl Driver {
         };
         flow.size = size;
         self.begin_hash(index, bytes, hasher);
-        self.happen(Event::Fetch { flow: FlowId(index), resume: bytes, size, striped });
+        let rank = u64::from_be_bytes(*digest.as_bytes().first_chunk().expect("32 bytes"));
+        self.happen(Event::Fetch { flow: FlowId(index), resume: bytes, size, striped, rank });
         self.settle();
         if let Some(size) = size {
             self.wake_waiters(index, size);

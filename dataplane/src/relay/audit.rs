@@ -65,7 +65,7 @@ impl Audit {
     /// Looks at an event that the driver is about to give to the relay.
     pub fn event(&mut self, event: Event) {
         match event {
-            Event::Fetch { flow, resume, size, striped } => {
+            Event::Fetch { flow, resume, size, striped, .. } => {
                 self.open(flow, resume, size, false);
                 if striped {
                     self.blob(flow).split();

@@ -124,18 +124,18 @@ impl Relay {
     }
 
     /// Nothing moves though flows wait for their turn. Two nodes may each wait for a blob whose
-    /// turn it is at the other: one more gets its turn, if there is memory for it.
+    /// turn it is at the other: one more gets its turn, the one that is the first at all nodes.
+    /// So at last there is a blob that has its turn everywhere.
     fn widen_if_quiet(&mut self, moved: bool, actions: &mut Vec<Action>) {
-        let Some(&next) = self.waiting.front() else {
+        let ranks = (0..).zip(&self.waiting).map(|(index, &id)| (self.flow(id).rank, index));
+        let Some((_, next)) = ranks.min() else {
             self.quiet_ticks = 0;
             return;
         };
         self.quiet_ticks = if moved { 0 } else { self.quiet_ticks + 1 };
-        let lanes = self.flow(next).lanes().len();
-        let striped = self.active.iter().filter(|&&id| self.flow(id).striped).count();
-        if self.quiet_ticks >= QUIET_TICKS_MAX && self.pool.left_for_flows() >= lanes + striped {
+        if self.quiet_ticks >= QUIET_TICKS_MAX && self.pool.left_for_flows() > 0 {
             self.quiet_ticks = 0;
-            self.give_turn(actions);
+            self.give_turn(next, actions);
         }
     }
 

@@ -24,8 +24,18 @@ pub(super) enum Phase {
     Abandoned,
 }
 
+/// What a flow begins with; see [`Event::Fetch`](super::Event::Fetch).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fetching {
+    pub(super) resume: u64,
+    pub(super) size: Option<u64>,
+    pub(super) striped: bool,
+    pub(super) rank: u64,
+}
+
 #[derive(Debug)]
 pub(super) struct Flow {
+    pub(super) rank: u64,
     pub(super) phase: Phase,
     pub(super) size: Option<u64>,
     /// Whether each stripe has a source of its own. Otherwise the first lane brings everything.
@@ -56,8 +66,10 @@ pub(super) struct Flow {
 }
 
 impl Flow {
-    fn new(phase: Phase, size: Option<u64>, present: u64, striped: bool) -> Self {
+    fn new(phase: Phase, begin: Fetching) -> Self {
+        let Fetching { resume: present, size, striped, rank } = begin;
         let mut flow = Self {
+            rank,
             phase,
             size,
             striped,
@@ -154,23 +166,18 @@ impl Flow {
 }
 
 impl Relay {
-    pub(super) fn fetch(
-        &mut self,
-        id: FlowId,
-        resume: u64,
-        size: Option<u64>,
-        striped: bool,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn fetch(&mut self, id: FlowId, begin: Fetching, actions: &mut Vec<Action>) {
+        let Fetching { resume, size, .. } = begin;
         assert!(resume.is_multiple_of(u64::from(UNIT_BYTES)), "resume within a unit");
         assert!(resume == 0 || size.is_some_and(|size| resume <= size), "resume without a size");
-        put(&mut self.flows, id.0, Flow::new(Phase::Waiting, size, resume, striped));
+        put(&mut self.flows, id.0, Flow::new(Phase::Waiting, begin));
         self.waiting.push_back(id);
         self.activate(actions);
     }
 
     pub(super) fn serve(&mut self, id: FlowId, size: u64) {
-        put(&mut self.flows, id.0, Flow::new(Phase::Stored, Some(size), size, false));
+        let begin = Fetching { resume: size, size: Some(size), striped: false, rank: 0 };
+        put(&mut self.flows, id.0, Flow::new(Phase::Stored, begin));
     }
 
     /// Gives turns to waiting flows.
@@ -182,13 +189,13 @@ impl Relay {
             if lanes(&id) > room && !self.active.is_empty() {
                 return;
             }
-            self.give_turn(actions);
+            self.give_turn(0, actions);
         }
     }
 
-    /// The first of the waiting flows has its turn.
-    pub(super) fn give_turn(&mut self, actions: &mut Vec<Action>) {
-        let Some(id) = self.waiting.pop_front() else { return };
+    /// One of the waiting flows has its turn.
+    pub(super) fn give_turn(&mut self, index: usize, actions: &mut Vec<Action>) {
+        let Some(id) = self.waiting.remove(index) else { return };
         self.active.push(id);
         self.flow_mut(id).phase = Phase::Flowing;
         if self.flow(id).is_received() {

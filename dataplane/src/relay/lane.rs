@@ -9,9 +9,9 @@
 //!
 //! The slots of the lane that is *ahead* are hashed, and let go, only when the other lane has
 //! brought the pieces before them. So a lane that is ahead takes a slot only while more are left
-//! than there are striped flows: one for the lane that is behind of each of them. A lane that is
-//! behind fills pieces that are hashed and let go without waiting for anybody, so it always moves
-//! on when its source does.
+//! than there are flows: one for the lane that is behind of each of them, and one for a flow that
+//! waits. A lane that is behind fills pieces that are hashed and let go without waiting for
+//! anybody, so it always moves on when its source does.
 
 use std::collections::VecDeque;
 
@@ -157,8 +157,8 @@ impl Relay {
         if !is_ahead {
             return true;
         }
-        let striped = self.active.iter().filter(|&&id| self.flow(id).striped).count();
-        self.pool.left_for_flows() > striped
+        let others = self.active.len() + usize::from(!self.waiting.is_empty());
+        self.pool.left_for_flows() > others
     }
 
     /// Adds a slot to a window; every live reader has to pass it, but for those whose range begins

@@ -28,7 +28,7 @@ pub use audit::Audit;
 pub use invariants::Totals;
 
 use crate::ring::Slot;
-use flow::Flow;
+use flow::{Fetching, Flow};
 use pool::Pool;
 use reader::Reader;
 
@@ -53,6 +53,9 @@ pub enum Event {
         size: Option<u64>,
         /// Whether each stripe has a source of its own.
         striped: bool,
+        /// Which of the flows that wait comes first when nothing moves: the lowest. To be the same
+        /// at all nodes.
+        rank: u64,
     },
     /// A whole flow gets a source for each stripe, from where it stands: `Split` follows, unless
     /// its end comes first.
@@ -365,8 +368,8 @@ impl Relay {
     /// blob.
     pub fn apply(&mut self, event: Event, actions: &mut Vec<Action>) {
         match event {
-            Event::Fetch { flow, resume, size, striped } => {
-                self.fetch(flow, resume, size, striped, actions);
+            Event::Fetch { flow, resume, size, striped, rank } => {
+                self.fetch(flow, Fetching { resume, size, striped, rank }, actions);
             }
             Event::Split { flow } => self.split(flow, actions),
             Event::Serve { flow, size } => self.serve(flow, size),

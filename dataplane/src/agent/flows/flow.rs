@@ -255,6 +255,7 @@ impl Flow {
     /// Each stripe is to have a source of its own; told once for each, with its edge.
     pub(super) fn split(&mut self, at: u64) {
         self.split_at = self.split_at.min(at);
+        self.splitting = false;
         if !std::mem::replace(&mut self.striped, true) {
             self.lanes.iter_mut().for_each(Lane::forget_tries);
         }

@@ -3,7 +3,7 @@
 use xylem_protocol::limits::SLOT_BYTES;
 
 use super::model::{End, How, Model, Op};
-use crate::relay::{Event, FlowId, ReaderId, Reason};
+use crate::relay::{Action, Event, FlowId, ReaderId, Reason};
 
 const A: FlowId = FlowId(0);
 const B: FlowId = FlowId(1);
@@ -89,5 +89,37 @@ fn a_blob_resumed_at_its_end_needs_no_source() {
         true
     });
     assert!(model.blobs[&A].stored);
+    model.finish_run();
+}
+
+/// Two nodes had given their turns to different blobs, each half of which came from the other node:
+/// both stood still until their watchdogs left sources that were alive.
+#[test]
+fn when_nothing_moves_the_first_of_those_who_wait_has_its_turn() {
+    let (c, mut model) = (FlowId(2), Model::new(8));
+    model.fetch_as(A, 20 * SLOT, 0, 0, true);
+    model.fetch_as(c, 20 * SLOT, 0, 0, true);
+    model.fetch_as(FlowId(1), 20 * SLOT, 0, 0, true);
+    // One of its stripes comes, as far as there is memory; the other does not.
+    let is_first = |op: &Op| match op {
+        Op::Connect { flow, .. } => *flow == A,
+        Op::Recv { lane, .. } => *lane == 0,
+        _ => true,
+    };
+    model.run(is_first);
+    assert!(model.relay.is_starved(A, 0), "it is far ahead");
+    model.take_log();
+    for _ in 0..4 {
+        model.apply(Event::Tick);
+    }
+    let turns: Vec<FlowId> = model
+        .take_log()
+        .iter()
+        .filter_map(|action| match action {
+            Action::Connect { flow, .. } => Some(*flow),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(turns[..2], [FlowId(1); 2], "by rank, and not by arrival");
     model.finish_run();
 }

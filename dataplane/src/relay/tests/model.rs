@@ -192,7 +192,8 @@ impl Model {
         let blob = Blob { known: resume > 0, mismatches, ..Blob::of(size) };
         let known = blob.known.then_some(size);
         self.blobs.insert(flow, blob);
-        self.apply(Event::Fetch { flow, resume, size: known, striped });
+        let rank = u64::from(flow.0);
+        self.apply(Event::Fetch { flow, resume, size: known, striped, rank });
     }
 
     pub(super) fn serve(&mut self, flow: FlowId, size: u64) {
