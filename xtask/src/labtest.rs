@@ -70,6 +70,7 @@ const TESTS: &[Test] = &[
     ("links_are_shaped_and_labs_coexist", links::are_shaped_and_labs_coexist),
     ("killed_lab_is_cleaned_up", links::killed_lab_is_cleaned_up),
     ("broadcast_costs_the_registry_once", broadcast::costs_the_registry_once),
+    ("broadcast_out_of_tls_costs_it_once", broadcast::costs_a_registry_inside_tls_once),
     ("commands_of_the_walk_through", byhand::commands),
     ("image_is_preheated_and_explained", byhand::preheated_and_explained),
     ("skopeo_pulls_through_a_node", byhand::skopeo_pulls_through_a_node),
