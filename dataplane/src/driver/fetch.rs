@@ -161,7 +161,15 @@ impl Driver {
         }
         // What has no slot has its lane there.
         let at = LaneId { flow: index, lane: u8::from(slot.0 == 1) };
+        let mut seen = Vec::new();
+        if kind == Kind::ResponsePeek {
+            self.ring.take_head(completion, &mut seen);
+        }
         match kind {
+            Kind::Connect | Kind::Request | Kind::ResponsePeek if self.is_leaving(at) => {
+                // It had gone on before it could be cancelled.
+                self.lose(at, Lost::Stalled(0));
+            }
             Kind::Allocate => self.allocated(index, outcome),
             Kind::Write => self.wrote(index, slot, outcome),
             Kind::Receive => {
@@ -184,19 +192,20 @@ impl Driver {
                 Ok(_) => self.peek(at),
                 Err(error) => self.not_answered(at, error),
             },
-            Kind::ResponsePeek => {
-                let mut seen = Vec::new();
-                self.ring.take_head(completion, &mut seen);
-                match outcome {
-                    Ok(0) => self.lose_or_renew(at, Lost::Short),
-                    Ok(_) => self.peeked(at, &seen),
-                    Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.peek(at),
-                    Err(error) => self.not_answered(at, error),
-                }
-            }
+            Kind::ResponsePeek => match outcome {
+                Ok(0) => self.lose_or_renew(at, Lost::Short),
+                Ok(_) => self.peeked(at, &seen),
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.peek(at),
+                Err(error) => self.not_answered(at, error),
+            },
             _ => debug_assert!(false, "not an operation of a flow: {kind:?}"),
         }
         self.free_flow_if_idle(index);
+    }
+
+    /// Whether a lane's source is to be left as soon as what is in flight has ended.
+    fn is_leaving(&self, at: LaneId) -> bool {
+        self.feed(at).is_some_and(|feed| feed.moving || feed.split_due)
     }
 
     /// No answer: the connection broke, or it was left before one came.

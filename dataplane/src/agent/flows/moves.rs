@@ -14,7 +14,7 @@ use xylem_protocol::Digest;
 use xylem_protocol::limits::{MOVE_BYTES_MAX, MOVES_MAX, STRIPED_MIN};
 
 use super::Flow;
-use super::source::whole_branch;
+use super::source::WHOLE_BRANCH;
 use crate::agent::{Agent, REGISTRY};
 use crate::link::ToHot;
 
@@ -74,7 +74,7 @@ impl Agent {
             let (Some(image), true) = (flow.ask.image, flow.started && !fixed) else {
                 return Vec::new();
             };
-            let branches = if flow.striped { [0, 1] } else { [whole_branch(digest); 2] };
+            let branches = if flow.striped { [0, 1] } else { [WHOLE_BRANCH; 2] };
             let parents = branches.map(|branch| self.parent_in(&image, branch));
             let is_whole = !flow.striped;
             if is_whole && self.is_striped(digest, flow) && flow.received <= MOVE_BYTES_MAX {

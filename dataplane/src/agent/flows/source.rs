@@ -12,7 +12,6 @@ use xylem_protocol::limits::{
     CREDENTIAL_WAIT_MS, PEER_ANSWER_MS, REDIRECTS_MAX, REGISTRY_ANSWER_MS, REGISTRY_BACKOFF_MS,
     REGISTRY_TRIES_MAX, SLOTS_MAX,
 };
-use xylem_protocol::stripe::STRIPES;
 
 use super::{Flow, LaneKey, Refusal};
 use crate::agent::trees::Upstream;
@@ -97,7 +96,7 @@ impl Agent {
         let Flow { ask, lanes, striped, .. } = flow;
         let lane = &mut lanes[usize::from(index)];
         if let Some(image) = ask.image.filter(|_| !flow.registry_only) {
-            let branch = if *striped { index } else { whole_branch(&digest) };
+            let branch = if *striped { index } else { WHOLE_BRANCH };
             let upstreams = self.trees.branch(&image, branch);
             let path = ask.path_of(index, *striped);
             let is_new = |up: &&Upstream| {
@@ -332,10 +331,10 @@ impl Agent {
     }
 }
 
-/// The tree by which a blob comes whole: all nodes agree on it, and each tree has its share.
-pub(super) fn whole_branch(digest: &Digest) -> u8 {
-    digest.as_bytes()[0] % STRIPES
-}
+/// The tree by which blobs come whole. All nodes agree on it, and it is the one in which a second
+/// node is below the first: in the other it would be the root, and have the registry send again
+/// what the first node has.
+pub(super) const WHOLE_BRANCH: u8 = 0;
 
 /// How the loss of a source is told, should there be no other.
 fn refusal_of(upstream: &str, digest: &Digest, cause: &Lost) -> Refusal {
