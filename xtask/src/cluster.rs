@@ -99,6 +99,8 @@ pub(crate) struct Cluster {
     pub(crate) settings: registry::Settings,
     /// The shape of the trees, if it is not to be control's default; to be set before it starts.
     pub(crate) shape: Option<String>,
+    /// What nodes are to log, if it is not to be their default; to be set before they start.
+    pub(crate) log: Option<&'static str>,
     nodes: Vec<String>,
 }
 
@@ -116,7 +118,7 @@ impl Cluster {
         let lab = Lab::new(&hosts, rate)?;
         let (layout, settings) = (PathBuf::new(), registry::Settings::default());
         let programs = programs.clone();
-        Ok(Self { lab, programs, origin, layout, settings, shape: None, nodes })
+        Ok(Self { lab, programs, origin, layout, settings, shape: None, log: None, nodes })
     }
 
     /// The names of the nodes.
@@ -253,6 +255,9 @@ impl Cluster {
     fn xylemd(&self, name: &str, address: &str) -> Command {
         let mut xylemd = Command::new(&self.programs.xylemd);
         xylemd.args(["--node", name, "--listen", address]).arg("--store").arg(self.store(name));
+        if let Some(log) = self.log {
+            xylemd.args(["--log", log]);
+        }
         if !self.lab.is_isolated() {
             // Without root all nodes share what their user may lock.
             xylemd.args(["--lock", "off"]);

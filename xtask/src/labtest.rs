@@ -47,6 +47,8 @@ const IMAGE_BYTES: u64 = 24_000_000;
 const SLOW: &str = "40mbit";
 /// How long a pull may take here, with all that is done to it.
 const PULL: Duration = Duration::from_secs(90);
+/// What nodes log: whom they have left and why, for the story of a test that fails.
+const LOG: &str = "info,xylem_dataplane::agent=debug";
 /// How long a state may take to come about.
 const STATE: Duration = Duration::from_secs(30);
 
@@ -195,6 +197,7 @@ fn with_hosts(
     let origin = cluster::choose_origin();
     let mut cluster = Cluster::new(programs, nodes, Some(rate), origin)?;
     cluster.layout = layout;
+    cluster.log = Some(LOG);
     test(&mut cluster).map_err(|error| error.context(format!("logs:\n{}", cluster.lab.story())))
 }
 

@@ -11,7 +11,7 @@ use crate::{run, sys};
 
 /// How long a daemon may take until it says that it serves.
 const READY: Duration = Duration::from_secs(20);
-const TAIL_LINES: usize = 20;
+const TAIL_LINES: usize = 60;
 const TAIL_COLUMNS: usize = 300;
 
 /// A running process. Its owner ends it; dropping it alone does not.

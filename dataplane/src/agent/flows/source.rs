@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tracing::debug;
+use tracing::{debug, info};
 use xylem_protocol::Digest;
 use xylem_protocol::limits::{
     CREDENTIAL_WAIT_MS, PEER_ANSWER_MS, REDIRECTS_MAX, REGISTRY_ANSWER_MS, REGISTRY_BACKOFF_MS,
@@ -194,7 +194,7 @@ impl Agent {
             let lane = flow.lane_mut(key.lane);
             let upstream = lane.upstream.clone();
             let refusal = refusal_of(&upstream, &digest, &cause);
-            debug!(%digest, at = lane.at, error = refusal.message, "source lost");
+            info!(%digest, at = lane.at, error = refusal.message, "source lost");
             if matches!(cause, Lost::Connect(_)) {
                 self.trees.avoid(&upstream);
             }
