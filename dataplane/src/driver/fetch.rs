@@ -390,15 +390,18 @@ impl Driver {
 
     /// The source is lost: the cold half names the next one.
     pub(super) fn lose(&mut self, at: LaneId, cause: Lost) {
-        let (now, LaneId { flow: index, lane }) = (self.now, at);
+        let LaneId { flow: index, lane } = at;
         let Some(flow) = self.flows.get_mut(index) else { return };
         let (phase, digest) = (flow.phase, flow.digest);
         let feed = flow.feed_mut(lane);
         let moving = std::mem::take(&mut feed.moving);
         let cause = if moving { Lost::Moved } else { cause };
-        if !moving {
-            let since = feed.uplink.as_ref().map_or(now, |uplink| uplink.since);
-            feed.gap_since.get_or_insert(since);
+        let receiving = |uplink: &&Uplink| matches!(uplink.stage, Stage::Receiving);
+        // What has not begun may have waited for its turn: that is no gap.
+        if let Some(uplink) = feed.uplink.as_ref().filter(receiving)
+            && !moving
+        {
+            feed.gap_since.get_or_insert(uplink.since);
         }
         // A receive that waited for its answer ends with it.
         let waited = feed.pending.take().is_some();
