@@ -88,6 +88,9 @@ pub const CONNECTIONS_MAX: u32 = NODES_MAX + 1024;
 /// Heartbeats that a node may miss before it is taken out of its trees.
 pub const HEARTBEATS_MISSED_MAX: u32 = 3;
 
+/// Heartbeats that a node may miss whom another one has found to be silent.
+pub const STUCK_HEARTBEATS_MAX: u32 = 1;
+
 /// Heartbeats for which a node without a stream keeps its places.
 pub const LOST_HEARTBEATS_MAX: u32 = 1;
 
@@ -221,6 +224,7 @@ const _: () = {
     assert!(IMAGES_MAX as usize == shared::PLATFORMS_MAX);
     assert!(PREHEAT_SILENCE_MS > 4 * shared::PREHEAT_REPORT_MS);
     assert!(TREE_NODES_MAX <= NODES_MAX && NODES_MAX < CONNECTIONS_MAX);
+    assert!(STUCK_HEARTBEATS_MAX < HEARTBEATS_MISSED_MAX);
     assert!(LOST_HEARTBEATS_MAX < HEARTBEATS_MISSED_MAX);
     assert!(HEARTBEAT_MIN_MS < HEARTBEAT_MS && HEARTBEAT_MS < HEARTBEAT_MAX_MS);
     assert!(HOST_LABEL_MAX < HOST_MAX);

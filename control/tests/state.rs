@@ -228,6 +228,41 @@ fn three_missed_heartbeats_are_leaving() {
 }
 
 #[test]
+fn who_is_found_to_be_stuck_may_miss_one_heartbeat() {
+    let mut world = World::new();
+    let sessions: Vec<_> = (0..4).map(|number| world.attach(&format!("n{number}"), &[])).collect();
+    for &session in &sessions {
+        world.join(session, 1);
+    }
+    let stuck = || Event::Stuck { node: "n1".into() };
+    let beat = |world: &mut World, which: &[usize]| {
+        for &which in which {
+            world.say(sessions[which], Event::Heartbeat(pb::Heartbeat::default()));
+        }
+    };
+    // A liar moves nobody who is heard.
+    for _ in 0..10 {
+        world.say(sessions[3], stuck());
+        world.pass(u64::from(HEARTBEAT_MS));
+        beat(&mut world, &[0, 1, 2, 3]);
+    }
+    assert_eq!(world.members(1).len(), 4);
+    world.say(sessions[3], stuck());
+    world.pass(u64::from(HEARTBEAT_MS));
+    beat(&mut world, &[0, 2, 3]);
+    assert_eq!(world.members(1).len(), 4, "it may be on its way");
+    world.heard(sessions[1]);
+    world.pass(u64::from(HEARTBEAT_MS) / 2 + 1);
+    let mut left = world.members(1);
+    left.sort();
+    assert_eq!(left, ["n0", "n2", "n3"]);
+    assert_eq!(world.refusal(sessions[1]), "no message for 1 heartbeat");
+    // Nobody of that name: nothing.
+    world.say(sessions[3], Event::Stuck { node: "nobody".into() });
+    assert_eq!(world.members(1).len(), 3);
+}
+
+#[test]
 fn a_lost_stream_keeps_its_places_for_a_heartbeat() {
     let mut world = World::new();
     let (a, b) = (world.attach("a", &[]), world.attach("b", &[]));

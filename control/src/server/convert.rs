@@ -56,6 +56,10 @@ fn checked(message: pb::NodeMessage) -> Result<Event, ConvertError> {
         }
         Kind::Leave(pb::Leave { image }) => Event::Leave { key: key(&image)? },
         Kind::Complete(pb::Complete { image }) => Event::Complete { key: key(&image)? },
+        Kind::Stuck(pb::Stuck { node }) => {
+            node_name(&node)?;
+            Event::Stuck { node }
+        }
         Kind::Heartbeat(heartbeat) => Event::Heartbeat(heartbeat),
         Kind::Hops(pb::HopReports { reports }) => {
             count("hop reports", reports.len(), REPORTS_MAX)?;
@@ -205,6 +209,8 @@ mod tests {
         assert!(refusal.reason.starts_with("image digest needs 64"), "{}", refusal.reason);
         let join = pb::Join { image: IMAGE.into(), name: "UPPER".into() };
         assert!(reason(Kind::Join(join)).starts_with("repository name"));
+        let stuck = pb::Stuck { node: "registry".into() };
+        assert!(reason(Kind::Stuck(stuck)).starts_with("node name registry"));
         let leave = pb::Leave { image: "x".repeat(5000) };
         let refusal = event(pb::NodeMessage { kind: Some(Kind::Leave(leave)) }).unwrap_err();
         assert_eq!(refusal.image, "");

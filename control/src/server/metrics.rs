@@ -24,6 +24,7 @@ pub(super) struct Metrics {
     joins: Counter,
     leaves: Counter,
     completes: Counter,
+    stucks: Counter,
     heartbeats: Counter,
     reports: Counter,
     assignments: Counter,
@@ -62,6 +63,7 @@ impl Metrics {
             joins: counter("joins", "Requests for a place in a tree"),
             leaves: counter("leaves", "Places given back by their node"),
             completes: counter("completes", "Images that a node has got whole"),
+            stucks: counter("stucks", "Times that a node has left one that was silent"),
             heartbeats: counter("heartbeats", "Heartbeats received"),
             reports: counter("hop_reports", "Hop reports received"),
             assignments: counter("assignments", "Places told to nodes"),
@@ -78,6 +80,7 @@ impl Metrics {
             Event::Join { .. } => drop(self.joins.inc()),
             Event::Leave { .. } => drop(self.leaves.inc()),
             Event::Complete { .. } => drop(self.completes.inc()),
+            Event::Stuck { .. } => drop(self.stucks.inc()),
             Event::Heartbeat(_) => drop(self.heartbeats.inc()),
             Event::Hops(reports) => drop(self.reports.inc_by(reports.len() as u64)),
             Event::Preheat(_) | Event::Goodbye | Event::Lost => {}

@@ -22,7 +22,7 @@ use xylem_protocol::pb::control_message::Kind;
 
 use crate::api;
 use crate::forest::{self, Assignment, Forest, ForestError, NodeId, TreeKey};
-use crate::limits::{HEARTBEATS_MISSED_MAX, LOST_HEARTBEATS_MAX};
+use crate::limits::{HEARTBEATS_MISSED_MAX, LOST_HEARTBEATS_MAX, STUCK_HEARTBEATS_MAX};
 use crate::placement::Zone;
 use crate::tree::ShapeKind;
 use claims::Claims;
@@ -104,6 +104,11 @@ pub enum Event {
         /// Of which.
         key: TreeKey,
     },
+    /// Another node is silent, and was left.
+    Stuck {
+        /// Its name.
+        node: String,
+    },
     /// Still there.
     Heartbeat(pb::Heartbeat),
     /// Counters of hops.
@@ -170,7 +175,7 @@ impl State {
     pub fn apply(&mut self, session: SessionId, event: Event, now_ms: u64, out: &mut Vec<Output>) {
         let node = self.roster.by_session(session);
         if let Some(node) = node.and_then(|node| self.roster.get_mut(node)) {
-            node.last_seen_ms = now_ms;
+            (node.last_seen_ms, node.stuck_ms) = (now_ms, None);
         }
         match (node, event) {
             (None, Event::Hello(hello)) => self.hello(session, hello, now_ms, out),
@@ -180,6 +185,12 @@ impl State {
             (Some(node), Event::Join { key, name }) => self.join(node, key, name, out),
             (Some(node), Event::Leave { key }) => self.leave(session, node, key, out),
             (Some(node), Event::Complete { key }) => self.complete(node, key, out),
+            (Some(_), Event::Stuck { node }) => {
+                let stuck = self.roster.by_name(&node);
+                if let Some(stuck) = stuck.and_then(|stuck| self.roster.get_mut(stuck)) {
+                    stuck.stuck_ms = Some(now_ms);
+                }
+            }
             (Some(node), Event::Heartbeat(heartbeat)) => {
                 if let Some(node) = self.roster.get_mut(node) {
                     node.heartbeat = heartbeat;
@@ -208,13 +219,20 @@ impl State {
         if self.claimed.is_some() && now_ms >= self.started_ms + self.settings.settle_ms {
             self.settle(out);
         }
-        let silence_ms = u64::from(HEARTBEATS_MISSED_MAX * self.settings.heartbeat_ms);
-        let lost_ms = u64::from(LOST_HEARTBEATS_MAX * self.settings.heartbeat_ms);
+        let heartbeat_ms = self.settings.heartbeat_ms;
+        let lost_ms = u64::from(LOST_HEARTBEATS_MAX * heartbeat_ms);
         for node in self.roster.ids() {
             let Some(known) = self.roster.get(node) else { continue };
+            // Half a period is for the way: a heartbeat is missed when it is that late.
+            let (missed, late_ms) = match known.stuck_ms {
+                Some(_) => (STUCK_HEARTBEATS_MAX, heartbeat_ms / 2),
+                None => (HEARTBEATS_MISSED_MAX, 0),
+            };
+            let silence_ms = u64::from(missed * heartbeat_ms + late_ms);
             match known.phase {
                 Phase::Attached(session) if now_ms > known.last_seen_ms + silence_ms => {
-                    let reason = format!("no message for {HEARTBEATS_MISSED_MAX} heartbeats");
+                    let plural = if missed == 1 { "" } else { "s" };
+                    let reason = format!("no message for {missed} heartbeat{plural}");
                     refuse(session, None, reason, out);
                     out.push(Output::End { session });
                     self.down(node, now_ms, out);

@@ -29,6 +29,8 @@ pub(super) struct Node {
     pub(super) version: String,
     pub(super) phase: Phase,
     pub(super) last_seen_ms: u64,
+    /// When another node has found it to be silent; heard since, it is alive.
+    pub(super) stuck_ms: Option<u64>,
     pub(super) heartbeat: pb::Heartbeat,
     pub(super) reports: Reports,
 }
@@ -49,6 +51,7 @@ impl Node {
             version,
             phase: Phase::Attached(session),
             last_seen_ms: now_ms,
+            stuck_ms: None,
             heartbeat: pb::Heartbeat::default(),
             reports: Reports::default(),
         }

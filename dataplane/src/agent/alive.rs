@@ -7,7 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use tracing::{debug, info};
-use xylem_protocol::Digest;
+use xylem_protocol::pb::node_message::Kind;
+use xylem_protocol::{Digest, pb};
 
 use super::Agent;
 use crate::link::{Attempt, ToHot};
@@ -39,6 +40,9 @@ impl Agent {
                 Err(error) => {
                     info!(%node, error = chain(&error), "stuck: its blobs come from elsewhere");
                     agent.trees.avoid_stuck(&node);
+                    if let Some(control) = &agent.control {
+                        control.send(Kind::Stuck(pb::Stuck { node: node.to_string() }));
+                    }
                     agent.give_up(&node);
                 }
             }
