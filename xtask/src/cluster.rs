@@ -288,6 +288,14 @@ impl Cluster {
         answer.json()
     }
 
+    /// The nodes whose uplinks control takes for slow.
+    pub(crate) fn slow_uplinks(&self) -> Result<Vec<String>> {
+        let status = self.get(CONTROL, "/api/v1/status")?;
+        let nodes = status["nodes"].as_array().context("a status without nodes")?;
+        let slow = nodes.iter().filter(|node| node["slow_uplink"] == true);
+        Ok(slow.filter_map(|node| node["node"].as_str().map(str::to_owned)).collect())
+    }
+
     /// All hops that control knows.
     pub(crate) fn hops(&self) -> Result<Vec<Hop>> {
         let mut answer = self.get(CONTROL, "/api/v1/hops")?;

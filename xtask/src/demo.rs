@@ -36,6 +36,9 @@ pub(crate) struct Options {
     /// The rate of every link, both ways, as `tc` writes it
     #[arg(long, default_value = "1gbit")]
     rate: String,
+    /// A node whose uplink has another rate, as `n3=20mbit`; as often as there are such nodes
+    #[arg(long, value_name = "NODE=RATE", value_parser = slow)]
+    slow: Vec<Slow>,
     /// The shape of the trees: `twin` or `ft`; else control's default
     #[arg(long, value_parser = ["twin", "ft"])]
     shape: Option<String>,
@@ -48,6 +51,18 @@ pub(crate) struct Options {
     /// Leave the lab running, and print how to look into it
     #[arg(long)]
     keep: bool,
+}
+
+/// A node with an uplink of its own rate.
+#[derive(Clone, Debug)]
+struct Slow {
+    node: String,
+    rate: String,
+}
+
+fn slow(text: &str) -> Result<Slow, String> {
+    let (node, rate) = text.split_once('=').ok_or("a node and a rate, as `n3=20mbit`")?;
+    Ok(Slow { node: node.to_owned(), rate: rate.to_owned() })
 }
 
 /// Runs the demo. Fails unless every node has every byte.
@@ -69,6 +84,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let nodes = usize::try_from(options.nodes)?;
     let mut cluster = Cluster::new(&programs, nodes, rate, origin)?;
     cluster.shape.clone_from(&options.shape);
+    for Slow { node, rate } in &options.slow {
+        ensure!(cluster.nodes().contains(node), "there is no node {node}");
+        cluster.lab.shape_uplink(node, rate)?;
+    }
     step("the image");
     cluster.layout = layout(options.image.as_deref(), cluster.lab.disk())?;
     let shown = show(&mut cluster, options, &step);
@@ -88,6 +107,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// Everything that happens in the lab.
 fn show(cluster: &mut Cluster, options: &Options, step: &dyn Fn(&str)) -> Result<()> {
     let (from, to) = (cluster::REGISTRY, cluster.nodes()[0].clone());
+    let is_slow = |name: &str| options.slow.iter().any(|slow| slow.node == name);
     step("what one plain TCP flow gets on an idle link");
     let goodput_bytes_s = measure::goodput(&cluster.lab, from, &to)?;
     step("registry, control and nodes");
@@ -98,6 +118,7 @@ fn show(cluster: &mut Cluster, options: &Options, step: &dyn Fn(&str)) -> Result
     let before = Spent::now(cluster)?;
     let done = pull_everywhere(cluster, &names)?;
     let after = Spent::now(cluster)?;
+    let found = cluster.slow_uplinks()?;
     step("the clock has stopped: every file of every store against its SHA-256");
     let verified = verify(cluster, &names, &image);
     let hops = cluster.settled_hops(&image, REPORTS)?;
@@ -106,9 +127,13 @@ fn show(cluster: &mut Cluster, options: &Options, step: &dyn Fn(&str)) -> Result
         verified: verified.is_ok() && done.image == image.digest,
         seconds: done.seconds,
     });
+    let others = done.iter().zip(&names).filter(|(_, name)| !is_slow(name));
     let report = Report::new(report::Figures {
         nodes: nodes.collect(),
         makespan_s: makespan_s(&done),
+        others_s: (!options.slow.is_empty()).then(|| makespan_s(others.map(|(done, _)| done))),
+        slow_found: found,
+        processors: thread::available_parallelism().map_or(1, usize::from),
         goodput_bytes_s,
         image_bytes: image.bytes(),
         nodes_cpu_s: after.nodes_cpu_s - before.nodes_cpu_s,
@@ -174,9 +199,10 @@ fn pull_everywhere(cluster: &mut Cluster, names: &[String]) -> Result<Vec<Done>>
 }
 
 /// From the first node's start to the last node's end, all by one clock.
-fn makespan_s(done: &[Done]) -> f64 {
-    let start = done.iter().map(|done| done.start_ns).min().unwrap_or_default();
-    let end = done.iter().map(|done| done.end_ns).max().unwrap_or_default();
+fn makespan_s<'a>(done: impl IntoIterator<Item = &'a Done>) -> f64 {
+    let span =
+        |(start, end): (u64, u64), done: &Done| (start.min(done.start_ns), end.max(done.end_ns));
+    let (start, end) = done.into_iter().fold((u64::MAX, 0), span);
     Duration::from_nanos(end.saturating_sub(start)).as_secs_f64()
 }
 

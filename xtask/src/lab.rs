@@ -149,6 +149,14 @@ impl Lab {
         self.hosts.iter().find(|host| host.name == name).with_context(|| format!("no host {name}"))
     }
 
+    /// Changes the rate at which a host sends; what it receives keeps its own. Nothing on loopback.
+    pub(crate) fn shape_uplink(&self, name: &str, rate: &str) -> Result<()> {
+        match &self.host(name)?.netns {
+            Some(netns) => network::shape(netns, "eth0", rate),
+            None => Ok(()),
+        }
+    }
+
     /// A directory of the lab for small files: configuration and logs.
     pub(crate) fn directory(&self) -> &Path {
         &self.directory

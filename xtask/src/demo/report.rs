@@ -13,6 +13,11 @@ const GIB: f64 = (1_u64 << 30) as f64;
 pub(super) struct Figures {
     pub(super) nodes: Vec<Node>,
     pub(super) makespan_s: f64,
+    /// The same without the nodes whose uplinks were made slow, if any were.
+    pub(super) others_s: Option<f64>,
+    /// The nodes whose uplinks control takes for slow at the end.
+    pub(super) slow_found: Vec<String>,
+    pub(super) processors: usize,
     pub(super) goodput_bytes_s: f64,
     pub(super) image_bytes: u64,
     pub(super) nodes_cpu_s: f64,
@@ -39,6 +44,9 @@ pub(super) struct Report {
     makespan_s: f64,
     limit_s: f64,
     ratio: f64,
+    others_s: Option<f64>,
+    others_ratio: Option<f64>,
+    slow_found: Vec<String>,
     goodput_bytes_s: f64,
     rate: Option<String>,
     origin: &'static str,
@@ -49,6 +57,7 @@ pub(super) struct Report {
     image_bytes: u64,
     cpu_s_per_gib_node: f64,
     machine_cpu_s_per_gib_node: f64,
+    machine_cpu_share: f64,
     counts_agree: bool,
     hops: Vec<Hop>,
 }
@@ -65,6 +74,9 @@ impl Report {
             makespan_s: it.makespan_s,
             limit_s,
             ratio: it.makespan_s / limit_s,
+            others_s: it.others_s,
+            others_ratio: it.others_s.map(|seconds| seconds / limit_s),
+            slow_found: it.slow_found,
             goodput_bytes_s: it.goodput_bytes_s,
             rate: it.rate,
             origin: it.origin,
@@ -75,6 +87,7 @@ impl Report {
             image_bytes: it.image_bytes,
             cpu_s_per_gib_node: it.nodes_cpu_s / gib_nodes,
             machine_cpu_s_per_gib_node: it.machine_cpu_s / gib_nodes,
+            machine_cpu_share: it.machine_cpu_s / (it.makespan_s * it.processors as f64),
             counts_agree: cluster::check_counts(&it.hops).is_ok(),
             nodes: it.nodes,
             hops: it.hops,
@@ -103,12 +116,22 @@ impl Report {
         println!("makespan          {:.3} s", self.makespan_s);
         println!("limit S/B         {:.3} s  ({link}: B = {mib_s:.1} MiB/s)", self.limit_s);
         println!("makespan / limit  {:.2}", self.ratio);
+        if let Some((seconds, ratio)) = self.others_s.zip(self.others_ratio) {
+            println!("  the others      {ratio:.2}  ({seconds:.3} s without the slow nodes)");
+        }
+        if !self.slow_found.is_empty() {
+            println!("taken for slow    {}", self.slow_found.join(", "));
+        }
         println!(
             "registry / S      {:.3}  ({} bytes of payload from the {} for an image of {})",
             self.origin_ratio, self.origin_bytes, self.origin, self.image_bytes
         );
         println!("CPU               {:.2} s per GiB and node", self.cpu_s_per_gib_node);
-        println!("  whole machine   {:.2} s per GiB and node", self.machine_cpu_s_per_gib_node);
+        println!(
+            "  whole machine   {:.2} s per GiB and node, {:.0} % of what it has",
+            self.machine_cpu_s_per_gib_node,
+            self.machine_cpu_share * 100.0
+        );
     }
 }
 
@@ -178,6 +201,9 @@ mod tests {
         Figures {
             nodes: vec![node("n1"), node("n2")],
             makespan_s: 2.0,
+            others_s: None,
+            slow_found: Vec::new(),
+            processors: 2,
             goodput_bytes_s: 1000.0,
             image_bytes: 1000,
             nodes_cpu_s: 0.0,

@@ -82,7 +82,7 @@ pub(super) fn open(netns: &str) -> Result<File> {
     File::open(format!("/run/netns/{netns}")).with_context(|| format!("no namespace {netns}"))
 }
 
-/// Changes the rate of a host's link, in both directions.
+/// Sets the rate at which a device sends.
 pub(super) fn shape(netns: &str, device: &str, rate: &str) -> Result<()> {
     let shaper = ["root", "tbf", "rate", rate, "burst", BURST, "latency", QUEUE];
     let mut tc = run::command("tc");
