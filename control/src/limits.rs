@@ -31,15 +31,29 @@ pub const REFEED_MS_MIN: u64 = 1_000;
 /// Most idle seeds that are compared for one newcomer.
 pub const SEEDS_LOOKED_AT_MAX: u32 = 1024;
 
-/// Less activity of a hop since its last report than this says nothing, µs.
-pub const HOP_ACTIVE_US_MIN: u64 = 150_000;
+/// Less time than this between two counts of a hop says nothing, µs.
+pub const HOP_PERIOD_US_MIN: u64 = 150_000;
+
+/// A hop that nobody has heard of has just begun if bytes waited no longer than this, µs.
+pub const HOP_NEW_US_MAX: u64 = 2_000_000;
+
+/// Least time that such a hop is taken to have existed, µs: more than a period of reports.
+pub const HOP_FIRST_US: u64 = 300_000;
+
+/// Nodes of which it must be known what they send, before it can be said what is usual.
+pub const SENDERS_MIN: u32 = 3;
+
+/// How long the best that a node has shown is kept, ms; up to twice as long.
+pub const BEST_KEPT_MS: u64 = 10_000;
 
 /// For how long a hop's last report tells of the present, ms.
 pub const HOP_FRESH_MS: u64 = 1_500;
 
-/// How long a node must be suspected before its uplink is taken for slow, ms; in two reports at
-/// least.
-pub const SLOW_AFTER_MS: u64 = 240;
+/// How long a node must be suspected before its uplink is taken for slow, ms.
+pub const SLOW_AFTER_MS: u64 = 450;
+
+/// And in how many reports, one after the other.
+pub const SLOW_REPORTS_MIN: u32 = 3;
 
 /// A slow uplink sends less than one in so many of what others do.
 pub const SLOW_SHARE: u64 = 3;
@@ -48,8 +62,8 @@ pub const SLOW_SHARE: u64 = 3;
 /// more: each costs some others their parents.
 pub const SLOW_PER_MINUTE_MIN: u32 = 8;
 
-/// Nodes that may be found to be slow in [`WITNESS_MS`] because they receive faster than they send,
-/// with nobody to compare with.
+/// Nodes that may be found to be slow in [`WITNESS_MS`] because the registry sends to them faster
+/// than they send, with nobody to compare with: as many as there are roots.
 pub const SLOW_BY_INTAKE_MAX: u32 = 2;
 
 /// How long a node is taken for slow before it gets another try, ms; doubled each time, so often.

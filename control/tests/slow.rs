@@ -25,6 +25,9 @@ fn name(node: usize) -> String {
     format!("n{node}")
 }
 
+/// How far the two halves of a blob may be apart: what a node holds in memory.
+const WINDOW: f64 = 8.0 * 1_048_576.0;
+
 /// A node and what it has of each stripe.
 #[derive(Clone, Default)]
 struct Node {
@@ -163,19 +166,21 @@ impl Site {
         for Flow { stripe, parent, child, rate } in flows {
             let above = parent.map_or(STRIPE, |parent| self.nodes[parent].has[stripe]);
             let wanted = rate * STEP_MS as f64;
-            let has = self.nodes[child].has[stripe];
-            let got = wanted.min(above - has).min(STRIPE - has).max(0.0);
+            let [has, other] = [stripe, 1 - stripe].map(|of| self.nodes[child].has[of]);
+            let room = other + WINDOW - has;
+            let got = wanted.min(above - has).min(STRIPE - has).min(room).max(0.0);
             let node = &mut self.nodes[child];
             node.has[stripe] += got;
             if node.has.iter().all(|has| *has >= STRIPE) {
                 node.done_ms.get_or_insert(self.now_ms);
             }
-            self.count(parent, child, got, got < wanted * 0.9);
+            self.count((parent, child), got, got / wanted);
         }
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "at most a few GB")]
-    fn count(&mut self, parent: Option<usize>, child: usize, bytes: f64, starved: bool) {
+    fn count(&mut self, (parent, child): (Option<usize>, usize), bytes: f64, limited: f64) {
+        let network_us = (limited * (STEP_MS * 1000) as f64) as u64;
         for (end, from_child) in [(Some(child), true), (parent, false)] {
             let Some(end) = end else { continue };
             let report = self.nodes[end].hops.entry((parent, child)).or_default();
@@ -183,11 +188,9 @@ impl Site {
             report.child = name(child);
             report.from_child = from_child;
             report.relay_bytes += bytes as u64;
-            report.active_us += STEP_MS * 1000;
-            if starved {
-                report.sender_us += STEP_MS * 1000;
-            } else {
-                report.network_us += STEP_MS * 1000;
+            report.at_us = self.now_ms * 1000;
+            if !from_child {
+                report.held_us += network_us;
             }
         }
     }
@@ -235,7 +238,7 @@ fn without_slow_uplinks_nobody_is_moved() {
     }
 }
 
-/// Any two uplinks of 15 send a tenth.
+/// Any two uplinks of 15 send a tenth. One copy takes ten seconds, to find one of them about one.
 #[test]
 fn two_slow_uplinks_of_fifteen_hold_nobody_up() {
     let mut worst: f64 = 0.0;
@@ -245,7 +248,7 @@ fn two_slow_uplinks_of_fifteen_hold_nobody_up() {
             let mut site = Site::new(15, &slow);
             let time = site.run(&slow);
             assert!(site.found().is_subset(&slow), "{slow:?}: {:?}", site.found());
-            assert!(time <= 1.15, "{slow:?}: {time}");
+            assert!(time <= 1.2, "{slow:?}: {time}");
             worst = worst.max(time);
         }
     }

@@ -55,6 +55,7 @@ struct Conn {
     counted_active_ns: u64,
     counted_bytes: u64,
     counted_withheld_ns: u64,
+    counted_held_ns: u64,
 }
 
 /// Sums over a hop's connections.
@@ -105,6 +106,11 @@ struct Hop {
     active_ns: u64,
     /// Payload in that time.
     active_bytes: u64,
+    /// When the latest sample was taken, and the one that `held_ns` was worked out with.
+    sampled_ns: u64,
+    settled_ns: u64,
+    /// Sending: time in which bytes waited for the network, at least.
+    held_ns: u64,
     /// Until when `active_ns` has been worked out.
     counted_until_ns: u64,
     peak_bytes_s: u64,
@@ -123,6 +129,9 @@ impl Hop {
             path: Path::default(),
             active_ns: 0,
             active_bytes: 0,
+            sampled_ns: 0,
+            settled_ns: 0,
+            held_ns: 0,
             counted_until_ns: 0,
             peak_bytes_s: 0,
             first_byte: histogram(),
@@ -139,6 +148,8 @@ struct Round {
     /// The longest of them.
     longest_ns: u64,
     withheld_ns: u64,
+    /// The longest time in which bytes of one connection waited for the network.
+    held_ns: u64,
     bytes: u64,
     at_ns: u64,
 }
@@ -160,6 +171,7 @@ impl Hops {
     pub fn record(&mut self, mut sample: ConnSample) {
         let key = self.key(&sample);
         let hop = self.hops.entry(key.clone()).or_insert_with(Hop::new);
+        hop.sampled_ns = hop.sampled_ns.max(sample.at_ns);
         for us in sample.first_byte_us.drain(..) {
             hop.first_byte.saturating_record(u64::from(us));
         }
@@ -174,6 +186,7 @@ impl Hops {
             counted_active_ns: 0,
             counted_bytes: 0,
             counted_withheld_ns: 0,
+            counted_held_ns: 0,
         });
         conn.tcp_payload = sample.tcp.payload(sample.direction).or(conn.tcp_payload);
         if sample.tcp.state == 0 {
@@ -256,9 +269,21 @@ impl Conn {
         round.withheld_ns += sample.withheld_ns.saturating_sub(self.counted_withheld_ns);
         round.bytes += sample.relay_payload_bytes.saturating_sub(self.counted_bytes);
         round.at_ns = round.at_ns.max(sample.at_ns);
+        let held_ns = self.held_ns().saturating_sub(self.counted_held_ns);
+        round.held_ns = round.held_ns.max(held_ns);
+        self.counted_held_ns += held_ns;
         self.counted_active_ns = sample.active_ns;
         self.counted_withheld_ns = sample.withheld_ns;
         self.counted_bytes = sample.relay_payload_bytes;
+    }
+
+    /// Sending: for how long bytes were queued, and the receiver's window was open.
+    fn held_ns(&self) -> u64 {
+        let tcp = &self.sample.tcp;
+        match self.sample.direction {
+            Direction::Sending => tcp.busy_time_us.saturating_sub(tcp.rwnd_limited_us) * NS_PER_US,
+            Direction::Receiving => 0,
+        }
     }
 
     /// Whether nothing more is to be learned of it.
@@ -313,6 +338,7 @@ impl Hop {
     /// in which at least one was active is at most the sum, and at most the time since the last
     /// round; the smaller is exact for connections one after another and for ones in parallel.
     fn advance(&mut self, round: Round) {
+        self.count_held(&round);
         if round.sum_ns == 0 && round.bytes == 0 {
             return;
         }
@@ -331,19 +357,30 @@ impl Hop {
         }
     }
 
+    /// Adds a round's time in which bytes waited. How connections overlap nobody tells: it is at
+    /// least the longest of them.
+    fn count_held(&mut self, round: &Round) {
+        let elapsed_ns = match self.settled_ns {
+            0 => round.held_ns,
+            until => round.at_ns.saturating_sub(until),
+        };
+        self.held_ns += round.held_ns.min(elapsed_ns);
+        self.settled_ns = self.settled_ns.max(round.at_ns);
+    }
+
     fn figures(&self, node: &str, (peer, direction): &HopKey, total: &Sums) -> HopFigures {
         let from_child = *direction == Direction::Receiving;
         let (parent, child) = if from_child { (&**peer, node) } else { (node, &**peer) };
-        let (verdict, shares) = if from_child {
+        let verdict = if from_child {
             let times = ReceivingTimes {
                 active_ns: self.active_ns,
                 withheld_ns: total.withheld_ns,
                 bytes: self.active_bytes,
                 peak_bytes_s: self.peak_bytes_s,
             };
-            (times.verdict(), times.shares())
+            times.verdict()
         } else {
-            (total.sending.verdict(), total.sending.shares())
+            total.sending.verdict()
         };
         let source = match (total.by_bpf, total.by_tcp_info, total.by_none) {
             (0, 0, _) => Source::None,
@@ -368,10 +405,8 @@ impl Hop {
             residence_p99_us: self.residence.value_at_quantile(0.99),
             verdict,
             source,
-            active_us: self.active_ns / NS_PER_US,
-            sender_us: shares.sender_ns / NS_PER_US,
-            network_us: shares.network_ns / NS_PER_US,
-            receiver_us: shares.receiver_ns / NS_PER_US,
+            at_us: self.sampled_ns / NS_PER_US,
+            held_us: self.held_ns / NS_PER_US,
         }
     }
 }

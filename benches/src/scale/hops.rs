@@ -76,22 +76,19 @@ impl Hops {
     }
 
     /// The reports that say something new.
-    fn news(&mut self, node: u32) -> Vec<pb::HopReport> {
+    fn news(&mut self, node: u32, at_us: u64) -> Vec<pb::HopReport> {
         let changed = self.0.iter_mut().filter(|(_, (hop, said))| hop != said);
         let news = changed.map(|(&(is_child, peer), (hop, said))| {
             *said = *hop;
             let other = peer.map_or_else(|| REGISTRY.to_owned(), name);
             let (parent, child) = if is_child { (other, name(node)) } else { (name(node), other) };
-            let network_ns = hop.active_ns - hop.sender_ns - hop.receiver_ns;
             pb::HopReport {
                 parent,
                 child,
                 from_child: is_child,
                 relay_bytes: hop.bytes,
-                active_us: hop.active_ns / 1_000,
-                sender_us: hop.sender_ns / 1_000,
-                network_us: network_ns / 1_000,
-                receiver_us: hop.receiver_ns / 1_000,
+                at_us,
+                held_us: (hop.active_ns - hop.sender_ns - hop.receiver_ns) / 1_000,
                 ..pb::HopReport::default()
             }
         });
@@ -131,7 +128,7 @@ impl World {
                 hops.add(true, peer(source), lane.tally.take(now_ns, 0));
             }
         }
-        hops.news(node)
+        hops.news(node, now_ns / 1_000)
     }
 
     /// A node tells control of its hops, and again after a while.

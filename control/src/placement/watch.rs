@@ -1,23 +1,32 @@
 //! Which uplinks are slow, from the counts that both ends of each hop report. Pure: the time comes
 //! in with the reports. Moves nobody.
 //!
-//! A node is *suspected* when all that it sent since its last report, over all its hops together,
-//! is less than a third of what the better quarter of its fellows send, and the network is what
-//! limited it: a node that has nothing to send because its own parent is slow is not. Where the
-//! slow ones are on top, all below them are as slow. So what a node receives itself counts as well,
-//! but to few nodes only: where downlinks are faster than uplinks it says nothing.
+//! What a node sends at the moment does not tell: whoever waits for a slow node, because it is
+//! below it, or because the two halves of a blob must not run too far from each other, is as slow
+//! as that. But all have sent something before they had to wait. So the *best* that nodes have sent
+//! lately is compared, from one report to the next, as their kernels got rid of it. Where all roots
+//! are slow nobody has; so of a root also counts what came from the registry, but of few roots
+//! only: where downlinks are faster than uplinks it says nothing.
 //!
-//! Its children bear witness, for their downlinks could be at fault: two of them, or one that
-//! receives well from somebody else; or one alone, but that only once. A node that is suspected in
-//! two reports one after the other, a moment apart, is slow. It stays so for some minutes, and
-//! longer each time that it is found so again; then it gets another try.
+//! A node is *suspected* when all its hops are *held*, by the network and nearly all of the time,
+//! when it sends less than a third of what the better quarter of its fellows have sent at their
+//! best, and has not lately sent half as much either. Acknowledgements come late from a child whose
+//! own uplink is slow, so hops to suspected nodes say nothing. Children bear witness, for their
+//! downlinks could be at fault: two of them, or one that receives well from somebody else; or one
+//! alone, but that only once.
+//!
+//! Where many are suspected at once, the machine is what is slow, or the network in the middle, and
+//! nobody is to blame. Else a node that is suspected in three reports one after the other is slow.
+//! It stays so for some minutes, and longer each time that it is found so again; then it gets
+//! another try.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::forest::NodeId;
 use crate::limits::{
-    HOP_ACTIVE_US_MIN, HOP_FRESH_MS, HOPS_PER_NODE_MAX, SLOW_AFTER_MS, SLOW_BY_INTAKE_MAX,
-    SLOW_KEPT_DOUBLED_MAX, SLOW_KEPT_MS, SLOW_PER_MINUTE_MIN, SLOW_SHARE, WITNESS_MS,
+    BEST_KEPT_MS, HOP_FIRST_US, HOP_FRESH_MS, HOP_NEW_US_MAX, HOP_PERIOD_US_MIN, HOPS_PER_NODE_MAX,
+    SENDERS_MIN, SLOW_AFTER_MS, SLOW_BY_INTAKE_MAX, SLOW_KEPT_DOUBLED_MAX, SLOW_KEPT_MS,
+    SLOW_PER_MINUTE_MIN, SLOW_REPORTS_MIN, SLOW_SHARE, WITNESS_MS,
 };
 
 const MINUTE_MS: u64 = 60_000;
@@ -31,26 +40,49 @@ pub struct Count {
     pub from_child: bool,
     /// Payload.
     pub bytes: u64,
-    /// How long the hop was active, µs.
-    pub active_us: u64,
-    /// How long the sender limited it, µs, summed over its connections as the next two.
-    pub sender_us: u64,
-    /// How long the network did.
-    pub network_us: u64,
-    /// How long the receiver did.
-    pub receiver_us: u64,
+    /// When, by a clock of the node's that does not jump, µs.
+    pub at_us: u64,
+    /// Sending: for how long bytes waited for the network, µs.
+    pub held_us: u64,
+}
+
+/// What a hop did between two counts.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    bytes: u64,
+    passed_us: u64,
+    /// The network held it up.
+    held_us: u64,
+    /// There was no count before.
+    is_first: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Track {
     last: Count,
-    /// When it was last active.
+    /// When it last told something.
     seen_ms: Option<u64>,
-    /// Bytes per second of activity, since the report before.
+    /// Bytes per second, since the report before.
     rate: u64,
-    /// The same, one report earlier.
+}
+
+/// The best of late: of this period and of the one before.
+#[derive(Clone, Copy, Debug, Default)]
+struct Best {
+    since_ms: u64,
+    now: u64,
+    before: u64,
+}
+
+/// What a node's latest report tells of its uplink.
+#[derive(Clone, Debug, Default)]
+struct Latest {
+    at_ms: u64,
+    /// Bytes per second, over all hops.
+    rate: u64,
     rate_before: u64,
-    by_network: bool,
+    /// Children with which something happened, and whether the network held it up.
+    hops: Vec<(NodeId, bool)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -60,14 +92,25 @@ struct Mark {
     times: u32,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Suspected {
+    since_ms: u64,
+    last_ms: u64,
+    reports: u32,
+}
+
 #[derive(Debug, Default)]
 struct Seen {
     /// By child.
     sends: HashMap<NodeId, Track>,
     /// By parent.
     takes: HashMap<Option<NodeId>, Track>,
-    /// Since when it is suspected, and in how many reports.
-    suspected: Option<(u64, u32)>,
+    latest: Option<Latest>,
+    /// Bytes per second that it has sent.
+    rates: Best,
+    /// Bytes per second that it had from the registry.
+    intake: Best,
+    suspected: Option<Suspected>,
     /// When it last bore witness alone.
     witness_ms: Option<u64>,
     mark: Option<Mark>,
@@ -79,7 +122,7 @@ pub struct Watch {
     nodes: BTreeMap<NodeId, Seen>,
     /// When nodes were found to be slow in the last minute.
     found_ms: VecDeque<u64>,
-    /// When nodes were, of late, by nothing but what they receive.
+    /// When nodes were, of late, by nothing but what they had from the registry.
     by_intake_ms: VecDeque<u64>,
     marked: u32,
 }
@@ -88,20 +131,36 @@ impl Watch {
     /// Takes in what a node has counted.
     pub fn heard(&mut self, node: NodeId, counts: &[Count], now_ms: u64) {
         let seen = self.nodes.entry(node).or_default();
+        let mut sent = Vec::new();
         for &count in counts {
             match (count.from_child, count.peer) {
-                (true, peer) => put(&mut seen.takes, peer, count, now_ms),
-                (false, Some(child)) => put(&mut seen.sends, child, count, now_ms),
+                (true, peer) => {
+                    let step = put(&mut seen.takes, peer, count, now_ms);
+                    if let (None, Some(step)) = (peer, step) {
+                        seen.intake.put(per_second(step.bytes, step.passed_us), now_ms);
+                    }
+                }
+                (false, Some(child)) => {
+                    let step = put(&mut seen.sends, child, count, now_ms);
+                    sent.extend(step.map(|step| (child, step)));
+                }
                 (false, None) => {}
             }
         }
+        if !sent.is_empty() {
+            seen.sent(&sent, now_ms);
+        }
     }
 
-    /// Bytes per second that a node sends over all its hops; `None` if it has sent nothing lately.
-    pub fn rate(&self, node: NodeId, now_ms: u64) -> Option<u64> {
-        let seen = self.nodes.get(&node)?;
-        let fresh = seen.sends.values().filter(|track| track.is_fresh(now_ms));
-        fresh.map(|track| track.rate).reduce(u64::saturating_add)
+    /// Bytes per second that a node sent at its best lately; `None` if it sent nothing.
+    pub fn best(&self, node: NodeId, now_ms: u64) -> Option<u64> {
+        let best = self.nodes.get(&node)?.rates.get(now_ms);
+        (best > 0).then_some(best)
+    }
+
+    /// Whether a node is suspected, and not marked yet.
+    pub fn is_suspected(&self, node: NodeId, now_ms: u64) -> bool {
+        self.nodes.get(&node).is_some_and(|seen| seen.is_suspected(now_ms))
     }
 
     /// Whether a node that has just been heard is found to be slow now.
@@ -114,19 +173,17 @@ impl Watch {
             }
             return false;
         };
-        let (since_ms, reports) = match seen.suspected {
-            Some((since_ms, reports)) if now_ms <= since_ms + HOP_FRESH_MS => {
-                (since_ms, reports + 1)
-            }
-            _ => (now_ms, 1),
-        };
-        seen.suspected = Some((since_ms, reports));
-        let sure = reports >= 2 && now_ms >= since_ms + SLOW_AFTER_MS;
+        let going_on = seen.suspected.filter(|it| now_ms <= it.last_ms + HOP_FRESH_MS);
+        let (since_ms, reports) = going_on.map_or((now_ms, 0), |it| (it.since_ms, it.reports));
+        let suspected = Suspected { since_ms, last_ms: now_ms, reports: reports + 1 };
+        seen.suspected = Some(suspected);
+        let sure = suspected.reports >= SLOW_REPORTS_MIN && now_ms >= since_ms + SLOW_AFTER_MS;
         if !sure || seen.mark.is_some_and(|mark| mark.until_ms > now_ms) {
             return false;
         }
-        // Where a quarter of them are slow, slow is what they are.
-        if field.slow_fellows >= field.fellows.div_ceil(4) || !self.may_find(by_intake, now_ms) {
+        // Where more than a quarter of them are slow, slow is what they are.
+        let slow = field.slow_fellows + field.suspects.max(1);
+        if slow > field.fellows.div_ceil(4) || !self.may_find(by_intake, now_ms) {
             return false;
         }
         if let Some(witness) = witness.and_then(|witness| self.nodes.get_mut(&witness)) {
@@ -167,37 +224,46 @@ impl Watch {
 
     fn suspicion(&self, node: NodeId, usual: u64, now_ms: u64) -> Suspicion {
         let Some(seen) = self.nodes.get(&node) else { return Suspicion::Unclear };
-        let fresh: Vec<_> = seen.sends.iter().filter(|(_, track)| track.is_fresh(now_ms)).collect();
-        let rate: u64 = fresh.iter().map(|(_, track)| track.rate).sum();
-        let rate_before: u64 = fresh.iter().map(|(_, track)| track.rate_before).sum();
-        let intake = seen.taken(now_ms);
-        let is_low = |others| rate.saturating_mul(SLOW_SHARE) < others;
-        if fresh.is_empty() {
+        let Some(latest) = seen.latest.as_ref().filter(|latest| latest.at_ms == now_ms) else {
+            return Suspicion::Unclear;
+        };
+        let tells = |&&(child, _): &&(NodeId, bool)| !self.is_in_doubt(child, now_ms);
+        let hops: Vec<_> = latest.hops.iter().filter(tells).collect();
+        if hops.is_empty() {
             return Suspicion::Unclear;
         }
-        if !is_low(usual.max(intake)) || !fresh.iter().all(|(_, track)| track.by_network) {
+        let best = seen.rates.get(now_ms);
+        let is_low = |than: u64| {
+            latest.rate.saturating_mul(SLOW_SHARE) < than && best.saturating_mul(2) < than
+        };
+        let by_intake = !is_low(usual);
+        let usual = if by_intake { seen.intake.get(now_ms) } else { usual };
+        if !is_low(usual) || !hops.iter().all(|(_, is_held)| *is_held) {
             return Suspicion::None;
         }
-        if rate_before > 0 && rate > rate_before.saturating_add(rate_before / 2) {
+        let before = latest.rate_before;
+        if before > 0 && latest.rate > before.saturating_add(before / 2) {
             // It is getting under way.
             return Suspicion::Unclear;
         }
-        let by_intake = !is_low(usual);
-        let others = usual.max(rate.saturating_mul(SLOW_SHARE));
-        let witness = match fresh.as_slice() {
-            [(witness, _)] => self.nodes.get(witness).map(|child| (**witness, child)),
-            _ => return Suspicion::Some { witness: None, by_intake },
+        let [(witness, _)] = hops.as_slice() else {
+            return Suspicion::Some { witness: None, by_intake };
         };
-        match witness {
-            Some((_, child)) if child.takes_well(node, others, now_ms) => {
+        match self.nodes.get(witness) {
+            Some(child) if child.takes_well(node, usual, now_ms) => {
                 Suspicion::Some { witness: None, by_intake }
             }
-            Some((_, child)) if child.witness_ms.is_some_and(|at| now_ms < at + WITNESS_MS) => {
-                Suspicion::None
+            Some(child) if child.witness_ms.is_none_or(|at| now_ms >= at + WITNESS_MS) => {
+                Suspicion::Some { witness: Some(*witness), by_intake }
             }
-            Some((witness, _)) => Suspicion::Some { witness: Some(witness), by_intake },
-            None => Suspicion::None,
+            _ => Suspicion::None,
         }
+    }
+
+    /// Whether a node is slow, or may be.
+    fn is_in_doubt(&self, node: NodeId, now_ms: u64) -> bool {
+        let is_marked = |seen: &Seen| seen.mark.is_some_and(|mark| mark.until_ms > now_ms);
+        self.nodes.get(&node).is_some_and(|seen| is_marked(seen) || seen.is_suspected(now_ms))
     }
 
     fn may_find(&mut self, by_intake: bool, now_ms: u64) -> bool {
@@ -225,12 +291,26 @@ impl Watch {
 /// Among whom a node is judged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Field {
-    /// What the better quarter of the senders of its trees send at least, bytes per second.
+    /// What the better quarter of the nodes in its trees sent at their best, bytes per second.
     pub usual: u64,
     /// Nodes in its trees.
     pub fellows: u32,
     /// Those of them that are slow already.
     pub slow_fellows: u32,
+    /// Those that are suspected at this moment.
+    pub suspects: u32,
+}
+
+impl Field {
+    /// What is usual where nodes have sent so much at their best, if these are enough to tell; puts
+    /// them in order.
+    pub fn usual(bests: &mut [u64]) -> u64 {
+        if bests.len() < SENDERS_MIN as usize {
+            return 0;
+        }
+        bests.sort_unstable();
+        bests[bests.len() * 3 / 4]
+    }
 }
 
 enum Suspicion {
@@ -240,53 +320,99 @@ enum Suspicion {
     Some {
         /// The child that bears witness alone.
         witness: Option<NodeId>,
-        /// Only what the node receives speaks against it.
+        /// Only what it had from the registry speaks against it.
         by_intake: bool,
     },
 }
 
-impl Track {
-    fn is_fresh(&self, now_ms: u64) -> bool {
-        self.seen_ms.is_some_and(|at| now_ms <= at + HOP_FRESH_MS)
+impl Best {
+    fn put(&mut self, value: u64, now_ms: u64) {
+        *self = Self { now: self.now_at(now_ms).max(value), ..self.at(now_ms) };
+    }
+
+    fn get(&self, now_ms: u64) -> u64 {
+        let it = self.at(now_ms);
+        it.now.max(it.before)
+    }
+
+    fn now_at(&self, now_ms: u64) -> u64 {
+        self.at(now_ms).now
+    }
+
+    /// The same as it is at that time.
+    fn at(&self, now_ms: u64) -> Self {
+        match now_ms.saturating_sub(self.since_ms) {
+            0..BEST_KEPT_MS => *self,
+            age if age < 2 * BEST_KEPT_MS => {
+                Self { since_ms: self.since_ms + BEST_KEPT_MS, now: 0, before: self.now }
+            }
+            _ => Self { since_ms: now_ms, ..Self::default() },
+        }
     }
 }
 
 impl Seen {
-    /// The best rate at which it receives.
-    fn taken(&self, now_ms: u64) -> u64 {
-        let fresh = self.takes.values().filter(|track| track.is_fresh(now_ms));
-        fresh.map(|track| track.rate).max().unwrap_or(0)
+    /// Takes in what happened on all its hops since the report before.
+    fn sent(&mut self, steps: &[(NodeId, Step)], now_ms: u64) {
+        let bytes = steps.iter().map(|(_, step)| step.bytes).sum();
+        let passed_us = steps.iter().map(|(_, step)| step.passed_us).max().unwrap_or(0);
+        let rate = per_second(bytes, passed_us);
+        self.rates.put(rate, now_ms);
+        if steps.iter().any(|(_, step)| step.is_first) {
+            // When they began nobody knows.
+            self.latest = None;
+            return;
+        }
+        let is_active = |step: &Step| step.bytes > 0 || step.held_us > 0;
+        let active = steps.iter().filter(|(_, step)| is_active(step));
+        let hops = active.map(|(child, step)| (*child, step.is_held())).collect();
+        let rate_before = self.latest.as_ref().map_or(0, |latest| latest.rate);
+        self.latest = Some(Latest { at_ms: now_ms, rate, rate_before, hops });
+    }
+
+    fn is_suspected(&self, now_ms: u64) -> bool {
+        self.suspected.is_some_and(|it| now_ms <= it.last_ms + HOP_FRESH_MS)
     }
 
     /// Whether it receives from somebody else at such a rate as others send.
     fn takes_well(&self, parent: NodeId, others: u64, now_ms: u64) -> bool {
         let well = |(peer, track): (&Option<NodeId>, &Track)| {
             *peer != Some(parent)
-                && track.is_fresh(now_ms)
+                && track.seen_ms.is_some_and(|at| now_ms <= at + HOP_FRESH_MS)
                 && track.rate.saturating_mul(SLOW_SHARE) >= others
         };
         self.takes.iter().any(well)
     }
 }
 
-/// Keeps a count in place of the one before, with the rate since then.
+impl Step {
+    /// Whether the network held it up for four fifths of the time.
+    fn is_held(&self) -> bool {
+        self.held_us >= self.passed_us / 5 * 4
+    }
+}
+
+/// Keeps a count in place of the one before; answers what happened since then.
 fn put<K: Copy + Eq + std::hash::Hash>(
     tracks: &mut HashMap<K, Track>,
     peer: K,
     count: Count,
     now_ms: u64,
-) {
+) -> Option<Step> {
     let known = tracks.get(&peer).copied();
     let last = match known {
-        Some(track) if track.last.active_us <= count.active_us => track.last,
+        Some(Track { last, .. }) if last.at_us <= count.at_us && last.bytes <= count.bytes => last,
         // A hop that has just begun tells from its first report on.
-        None if count.active_us < 4 * HOP_ACTIVE_US_MIN => Count::default(),
+        None if count.held_us <= HOP_NEW_US_MAX => {
+            let passed_us = count.held_us.max(HOP_FIRST_US);
+            Count { at_us: count.at_us.saturating_sub(passed_us), ..Count::default() }
+        }
         // Of a history nothing can be told, nor of a node that counts anew.
         _ => count,
     };
-    let active_us = count.active_us - last.active_us;
-    if active_us < HOP_ACTIVE_US_MIN && known.is_some_and(|track| track.last == last) {
-        return;
+    let passed_us = count.at_us - last.at_us;
+    if passed_us < HOP_PERIOD_US_MIN && known.is_some_and(|track| track.last == last) {
+        return None;
     }
     if known.is_none() && tracks.len() >= HOPS_PER_NODE_MAX as usize {
         let oldest = tracks.iter().min_by_key(|(_, track)| track.seen_ms);
@@ -294,17 +420,18 @@ fn put<K: Copy + Eq + std::hash::Hash>(
             tracks.remove(&oldest);
         }
     }
-    let (mut rate, mut by_network, mut seen_ms) = (0, false, None);
-    if active_us >= HOP_ACTIVE_US_MIN {
-        let bytes = u128::from(count.bytes.saturating_sub(last.bytes));
-        rate = u64::try_from(bytes * 1_000_000 / u128::from(active_us)).unwrap_or(u64::MAX);
-        let network_us = count.network_us.saturating_sub(last.network_us);
-        by_network = network_us > count.sender_us.saturating_sub(last.sender_us)
-            && network_us > count.receiver_us.saturating_sub(last.receiver_us);
-        seen_ms = Some(now_ms);
-    }
-    let rate_before = known.map_or(0, |track| track.rate);
-    tracks.insert(peer, Track { last: count, seen_ms, rate, rate_before, by_network });
+    let bytes = count.bytes - last.bytes;
+    let held_us = count.held_us.saturating_sub(last.held_us);
+    let rate = if passed_us > 0 { per_second(bytes, passed_us) } else { 0 };
+    let seen_ms = (bytes > 0).then_some(now_ms).or(known.and_then(|track| track.seen_ms));
+    tracks.insert(peer, Track { last: count, seen_ms, rate });
+    let is_first = known.is_none_or(|it| it.last != last);
+    Some(Step { bytes, passed_us, held_us, is_first })
+}
+
+fn per_second(bytes: u64, us: u64) -> u64 {
+    let rate = u128::from(bytes) * 1_000_000 / u128::from(us.max(1));
+    u64::try_from(rate).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -75,18 +75,20 @@ impl State {
         Count {
             peer: self.roster.by_name(peer),
             from_child: report.from_child,
-            bytes: report.relay_bytes,
-            active_us: report.active_us,
-            sender_us: report.sender_us,
-            network_us: report.network_us,
-            receiver_us: report.receiver_us,
+            // What the kernel has got rid of, where it says so: the relay counts what it took.
+            bytes: match report.source() {
+                pb::Source::None => report.relay_bytes,
+                pb::Source::Bpf | pb::Source::TcpInfo => report.kernel_bytes,
+            },
+            at_us: report.at_us,
+            held_us: report.held_us,
         }
     }
 
     /// Puts a node aside if its uplink is found to be slow.
     fn judge(&mut self, node: NodeId, now_ms: u64, out: &mut Vec<Output>) {
         let fields = &mut self.uplinks.fields;
-        let of_node = |key: &TreeKey| fields.get(key).copied();
+        let of_node = |key: &TreeKey| fields.get(key).copied().filter(|field| field.usual > 0);
         // Of several images that whose nodes send least: the others may have better links.
         let field = self.forest.memberships(node).filter_map(|key| of_node(&key));
         let Some(field) = field.min_by_key(|field| field.usual) else { return };
@@ -107,14 +109,14 @@ impl State {
         fields.clear();
         for key in self.forest.moving() {
             let mut field = Field::default();
-            let mut rates = Vec::new();
+            let mut bests = Vec::new();
             for node in self.forest.members(key) {
                 field.fellows += 1;
                 field.slow_fellows += u32::from(self.forest.is_slow(node));
-                rates.extend(watch.rate(node, now_ms));
+                field.suspects += u32::from(watch.is_suspected(node, now_ms));
+                bests.extend(watch.best(node, now_ms));
             }
-            rates.sort_unstable();
-            field.usual = rates.get(rates.len() * 3 / 4).copied().unwrap_or(0);
+            field.usual = Field::usual(&mut bests);
             fields.insert(key, field);
         }
         let mut over = Vec::new();

@@ -204,11 +204,9 @@ impl ControlLink {
                     }
                 }
                 left = self.flush(&outbox) => if left { break },
-                _ = heartbeat.tick() => {
-                    agent.tell_complete();
-                    self.send(Kind::Heartbeat(agent.heartbeat()));
-                }
+                _ = heartbeat.tick() => self.send(Kind::Heartbeat(agent.heartbeat())),
                 _ = report.tick() => {
+                    agent.tell_complete();
                     let reports = said.news(agent.hop_reports());
                     if !reports.is_empty() {
                         self.send(Kind::Hops(pb::HopReports { reports }));

@@ -57,6 +57,7 @@ impl Driver {
                 let token = self.conn_op(Kind::Body, reader.0).with_slot(slot);
                 let Some(conn) = self.conns.get_mut(reader.0) else { return };
                 conn.sending = Some((slot, offset, bytes));
+                conn.traffic.wanted(self.now);
                 self.ring.send(conn.fd.as_fd(), slot, offset, bytes, token);
             }
             Action::CancelSend { reader } => self.cancel_send(reader),

@@ -15,6 +15,10 @@ use crate::link::{FlowProgress, Report, ToCold};
 use crate::relay::FlowId;
 use crate::ring::{Slot, socket};
 
+/// For how long after it last moved a connection that sends is looked at: on a slow link the kernel
+/// goes on sending what the relay has handed over.
+const SENDING_ON: Duration = Duration::from_secs(2);
+
 /// How often the cold half is told.
 pub(super) const REPORT_PERIOD: Duration = Duration::from_millis(100);
 
@@ -236,7 +240,8 @@ impl Driver {
 
     /// Tells the cold half what moved.
     pub(super) fn report(&mut self) {
-        let moved = std::mem::take(&mut self.meter.moving);
+        let mut moved = std::mem::take(&mut self.meter.moving);
+        moved |= self.conns.iter().any(|(_, conn)| conn.traffic.is_sending(self.now));
         for index in self.flows.indices() {
             self.tell_units(index);
         }
@@ -247,7 +252,7 @@ impl Driver {
         let mut connections = std::mem::take(&mut self.meter.closed);
         for index in self.conns.indices() {
             let Some(conn) = self.conns.get_mut(index) else { continue };
-            if conn.traffic.moved {
+            if conn.traffic.moved || conn.traffic.is_sending(self.now) {
                 connections.extend(conn.traffic.sample(&conn.fd, false));
             }
         }
@@ -293,6 +298,12 @@ impl Driver {
 }
 
 impl Traffic {
+    /// Whether the kernel may be sending on to a peer.
+    fn is_sending(&self, now: Instant) -> bool {
+        let recent = |last| now.saturating_duration_since(last) < SENDING_ON;
+        !self.receiving && self.peer.is_some() && self.last.is_some_and(recent)
+    }
+
     /// A sample, if something moved since the last.
     pub(super) fn sample_if_moved(&mut self, fd: &OwnedFd) -> Option<ConnSample> {
         if self.moved { self.sample(fd, false) } else { None }

@@ -65,14 +65,11 @@ pub struct HopFigures {
     pub verdict: Verdict,
     /// Where the kernel's figures came from.
     pub source: Source,
-    /// Time in which the hop was active, microseconds.
-    pub active_us: u64,
-    /// For how long the sender limited it, microseconds, summed over connections as the next two.
-    pub sender_us: u64,
-    /// For how long the network did.
-    pub network_us: u64,
-    /// For how long the receiver did.
-    pub receiver_us: u64,
+    /// When the latest sample was taken, `CLOCK_MONOTONIC`, microseconds.
+    pub at_us: u64,
+    /// Sending end: time in which bytes waited for the network in the kernel, of the connection
+    /// that waited longest, microseconds.
+    pub held_us: u64,
 }
 
 impl HopFigures {
@@ -146,10 +143,8 @@ impl From<HopFigures> for pb::HopReport {
             residence_p99_us: hop.residence_p99_us,
             verdict: verdict.into(),
             source: source.into(),
-            active_us: hop.active_us,
-            sender_us: hop.sender_us,
-            network_us: hop.network_us,
-            receiver_us: hop.receiver_us,
+            at_us: hop.at_us,
+            held_us: hop.held_us,
         }
     }
 }

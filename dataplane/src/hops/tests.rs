@@ -263,22 +263,25 @@ fn times_go_into_histograms_and_out_as_json_and_message() {
 }
 
 #[test]
-fn how_long_what_limited_a_hop_is_counted_on() {
+fn how_long_bytes_waited_is_counted_on() {
     let mut hops = Hops::new();
-    let mut down = sample(1, "child", Direction::Sending);
-    down.at_ns = S;
-    (down.active_ns, down.starved_ns) = (S, S / 4);
-    down.tcp = TcpInfo {
-        state: ESTABLISHED,
-        busy_time_us: 1_000_000,
-        rwnd_limited_us: 100_000,
-        ..TcpInfo::default()
+    let down = |conn, at_ns, busy_time_us| {
+        let mut down = sample(conn, "child", Direction::Sending);
+        (down.at_ns, down.active_ns) = (at_ns, at_ns);
+        let tcp = TcpInfo { state: ESTABLISHED, busy_time_us, ..TcpInfo::default() };
+        down.tcp = TcpInfo { rwnd_limited_us: busy_time_us / 5, ..tcp };
+        down
     };
-    hops.record(down);
+    hops.record(down(1, S, 500_000));
     hops.settle(S, no_kernel);
-    let hop = only(&hops);
-    assert_eq!((hop.active_us, hop.sender_us), (1_000_000, 250_000));
-    assert_eq!((hop.network_us, hop.receiver_us), (650_000, 100_000));
-    let report: pb::HopReport = hop.into();
-    assert_eq!((report.active_us, report.network_us), (1_000_000, 650_000));
+    let first = only(&hops);
+    assert_eq!((first.at_us, first.held_us), (1_000_000, 400_000));
+    // Of two at a time, at least as long as the longer one.
+    hops.record(down(1, 2 * S, 1_250_000));
+    hops.record(down(2, 2 * S, 1_000_000));
+    hops.settle(2 * S, no_kernel);
+    let second = only(&hops);
+    assert_eq!(second.held_us, 1_200_000);
+    let report: pb::HopReport = second.into();
+    assert_eq!((report.at_us, report.held_us), (2_000_000, 1_200_000));
 }

@@ -73,30 +73,20 @@ impl SendingTimes {
         self.buffer_ns += other.buffer_ns;
     }
 
-    /// What limited it for how long.
-    pub(super) fn shares(&self) -> Shares {
-        let active_ns = self.active_ns;
-        if self.busy_ns == 0 {
-            // No clocks of the kernel: only the relay's own can be believed.
-            let sender_ns = self.starved_ns.min(active_ns);
-            return Shares { sender_ns, ..Shares::default() };
-        }
-        let idle = active_ns.saturating_sub(self.busy_ns);
-        let sender_ns = (self.starved_ns.max(idle) + self.buffer_ns).min(active_ns);
-        let receiver_ns = self.window_ns.min(active_ns - sender_ns);
-        Shares { sender_ns, network_ns: active_ns - sender_ns - receiver_ns, receiver_ns }
-    }
-
     pub(super) fn verdict(&self) -> Verdict {
         if self.active_ns < ACTIVE_NS_MIN {
             return Verdict::Unknown;
         }
-        let shares = self.shares();
+        let active = self.active_ns;
         if self.busy_ns == 0 {
-            let starved = shares.sender_ns > self.active_ns / 2;
+            // No clocks of the kernel: only the relay's own can be believed.
+            let starved = self.starved_ns > active / 2;
             return if starved { Verdict::Sender } else { Verdict::Unknown };
         }
-        shares.largest()
+        let idle = active.saturating_sub(self.busy_ns);
+        let sender = (self.starved_ns.max(idle) + self.buffer_ns).min(active);
+        let receiver = self.window_ns.min(active - sender);
+        largest(sender, active - sender - receiver, receiver)
     }
 }
 
@@ -114,44 +104,26 @@ pub(super) struct ReceivingTimes {
 }
 
 impl ReceivingTimes {
-    /// What limited it for how long.
-    pub(super) fn shares(&self) -> Shares {
-        if self.peak_bytes_s == 0 {
-            return Shares::default();
-        }
-        let receiver_ns = self.withheld_ns.min(self.active_ns);
-        let at_peak = u128::from(self.bytes) * 1_000_000_000 / u128::from(self.peak_bytes_s);
-        let rest = self.active_ns - receiver_ns;
-        let network_ns = u64::try_from(at_peak).unwrap_or(u64::MAX).min(rest);
-        Shares { sender_ns: rest - network_ns, network_ns, receiver_ns }
-    }
-
     pub(super) fn verdict(&self) -> Verdict {
         if self.active_ns < ACTIVE_NS_MIN || self.peak_bytes_s == 0 {
             return Verdict::Unknown;
         }
-        self.shares().largest()
+        let receiver = self.withheld_ns.min(self.active_ns);
+        let at_peak = u128::from(self.bytes) * 1_000_000_000 / u128::from(self.peak_bytes_s);
+        let rest = self.active_ns - receiver;
+        let network = u64::try_from(at_peak).unwrap_or(u64::MAX).min(rest);
+        largest(rest - network, network, receiver)
     }
 }
 
-/// How long a hop was limited by what, nanoseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Shares {
-    pub(super) sender_ns: u64,
-    pub(super) network_ns: u64,
-    pub(super) receiver_ns: u64,
-}
-
-impl Shares {
-    /// The largest share; a tie goes to the network, then to the sender, as the usual cases.
-    fn largest(self) -> Verdict {
-        if self.network_ns >= self.sender_ns && self.network_ns >= self.receiver_ns {
-            Verdict::Network
-        } else if self.sender_ns >= self.receiver_ns {
-            Verdict::Sender
-        } else {
-            Verdict::Receiver
-        }
+/// The largest share; a tie goes to the network, then to the sender, as the usual cases.
+fn largest(sender_ns: u64, network_ns: u64, receiver_ns: u64) -> Verdict {
+    if network_ns >= sender_ns && network_ns >= receiver_ns {
+        Verdict::Network
+    } else if sender_ns >= receiver_ns {
+        Verdict::Sender
+    } else {
+        Verdict::Receiver
     }
 }
 

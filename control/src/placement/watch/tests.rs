@@ -43,14 +43,16 @@ impl Site {
             heard.entry(*node).or_default().push(*count);
         }
         heard.iter().for_each(|(&node, counts)| self.watch.heard(node, counts, self.now_ms));
-        let mut rates: Vec<_> =
-            heard.keys().filter_map(|&node| self.watch.rate(node, self.now_ms)).collect();
-        rates.sort_unstable();
-        let usual = rates.get(rates.len() * 3 / 4).copied().unwrap_or(0);
+        let now_ms = self.now_ms;
+        let mut bests: Vec<_> =
+            heard.keys().filter_map(|&node| self.watch.best(node, now_ms)).collect();
+        let usual = Field::usual(&mut bests);
+        let suspected = heard.keys().filter(|&&node| self.watch.is_suspected(node, now_ms));
+        let suspects = u32::try_from(suspected.count()).unwrap();
         let mut found = Vec::new();
         for &node in heard.keys() {
             let slow_fellows = self.watch.marked();
-            let field = Field { usual, fellows: self.fellows, slow_fellows };
+            let field = Field { usual, fellows: self.fellows, slow_fellows, suspects };
             if self.watch.judge(node, field, self.now_ms) {
                 found.push(node.0);
             }
@@ -63,10 +65,9 @@ impl Site {
         let count = self.counts.entry((NodeId(node), peer, from_child)).or_default();
         (count.peer, count.from_child) = (peer, from_child);
         count.bytes += rate / 2;
-        count.active_us += 500_000;
-        match by {
-            By::Sender => count.sender_us += 500_000,
-            By::Network => count.network_us += 500_000,
+        count.at_us = self.now_ms * 1000;
+        if matches!(by, By::Network) {
+            count.held_us += 500_000;
         }
     }
 }
@@ -91,9 +92,11 @@ fn tree(rates: [u64; 3]) -> Vec<Hop> {
 }
 
 #[test]
-fn a_slow_uplink_is_found_within_a_second() {
+fn a_slow_uplink_is_found_in_four_reports() {
     let mut site = Site::of(7);
-    assert!(site.pass(&tree([FULL, FULL / 10, FULL])).is_empty());
+    for _ in 0..3 {
+        assert!(site.pass(&tree([FULL, FULL / 10, FULL])).is_empty());
+    }
     assert_eq!(site.pass(&tree([FULL, FULL / 10, FULL])), [2]);
     assert!(site.pass(&tree([FULL, FULL / 10, FULL])).is_empty(), "once");
     assert_eq!(site.watch.marked(), 1);
@@ -101,22 +104,59 @@ fn a_slow_uplink_is_found_within_a_second() {
 
 #[test]
 fn who_is_starved_is_not_slow() {
-    let mut site = Site::of(7);
-    // The top is slow, so everybody is; it receives far more than it sends.
-    let mut found = Vec::new();
-    for _ in 0..20 {
-        found.extend(site.pass(&tree([FULL / 10, FULL, FULL])));
-    }
-    assert_eq!(found, [1]);
     // The registry is slow: nobody is to blame.
     let mut site = Site::of(7);
-    for _ in 0..20 {
+    site.pass(&tree([FULL; 3]));
+    for _ in 0..60 {
         let slow: Vec<_> = tree([FULL; 3])
             .into_iter()
             .map(|(parent, child, ..)| (parent, child, FULL / 20, By::Sender))
             .collect();
         assert!(site.pass(&slow).is_empty());
     }
+}
+
+/// All wait for one slow node, and none of them sends more than it does; but they did.
+#[test]
+fn who_waits_for_the_slow_one_is_not_slow() {
+    let mut site = Site::of(7);
+    let crawl = FULL / 20;
+    let mut found = site.pass(&tree([FULL, FULL / 10, FULL]));
+    let hops: Vec<_> = tree([FULL, FULL / 10, FULL])
+        .into_iter()
+        .map(|(parent, child, ..)| match parent {
+            2 => (parent, child, crawl, By::Network),
+            _ => (parent, child, crawl, By::Sender),
+        })
+        .collect();
+    found.extend((0..10).flat_map(|_| site.pass(&hops)));
+    assert_eq!(found, [2]);
+}
+
+/// A machine that is short of CPU: all that was sent well before is not any more.
+#[test]
+fn where_everything_becomes_slow_nobody_is_to_blame() {
+    let mut site = Site::of(7);
+    site.pass(&tree([FULL; 3]));
+    site.pass(&tree([FULL; 3]));
+    for _ in 0..100 {
+        let hops = tree([FULL; 3]).into_iter();
+        let slow = hops.map(|(parent, child, ..)| (parent, child, FULL / 20, By::Network));
+        assert!(site.pass(&slow.collect::<Vec<_>>()).is_empty());
+    }
+}
+
+/// What comes back from a node with a slow uplink comes late, so its parent waits for it.
+#[test]
+fn a_hop_to_a_slow_node_tells_nothing_of_its_parent() {
+    let mut site = Site::of(9);
+    let mut found = Vec::new();
+    for _ in 0..10 {
+        let mut hops = tree([FULL, FULL / 10, FULL / 2]);
+        hops.push((8, 2, FULL / 20, By::Network));
+        found.extend(site.pass(&hops));
+    }
+    assert_eq!(found, [2]);
 }
 
 #[test]
@@ -147,7 +187,7 @@ fn a_slow_downlink_blames_one_parent_at_most() {
     let mut site = Site::of(9);
     let mut found = Vec::new();
     for parent in [2, 3, 4, 5] {
-        for _ in 0..6 {
+        for _ in 0..10 {
             let slow = (parent, 9, FULL / 20, By::Network);
             let mut hops = vec![(1, 6, FULL, By::Network), (1, 7, FULL, By::Network), slow];
             hops.push((8, 7, FULL, By::Network));
@@ -186,13 +226,16 @@ fn few_are_found_in_a_minute_and_never_most() {
         found += site.pass(&hops).len();
     }
     assert_eq!(found, 2 * most, "and more in the next");
-    // A quarter of seven is two.
+    // Of seven two may be slow at once; of three that seem to be, nobody can say who is.
     let mut site = Site::of(7);
-    let mut found = 0;
     for _ in 0..200 {
-        found += site.pass(&tree([FULL / 10, FULL / 20, FULL / 30])).len();
+        let rates = [(1, 10), (2, 10), (3, 10), (4, 1), (5, 1), (6, 1)];
+        let to_two = |(node, part): (u32, u64)| {
+            [10, 20].map(|below| (node, node + below, FULL / 2 / part, By::Network))
+        };
+        let hops: Vec<Hop> = rates.into_iter().flat_map(to_two).collect();
+        assert!(site.pass(&hops).is_empty());
     }
-    assert!(found <= 2);
 }
 
 #[test]
@@ -201,8 +244,8 @@ fn a_mark_ends_and_lasts_longer_each_time() {
     let slow = tree([FULL, FULL / 10, FULL]);
     let mut kept = SLOW_KEPT_MS;
     for _ in 0..3 {
-        assert!(site.pass(&slow).is_empty());
-        assert_eq!(site.pass(&slow), [2]);
+        let found: Vec<_> = (0..4).flat_map(|_| site.pass(&slow)).collect();
+        assert_eq!(found, [2]);
         let mut over = Vec::new();
         site.watch.tick(site.now_ms + kept - 1, &mut over);
         assert!(over.is_empty());
@@ -220,20 +263,14 @@ fn a_mark_ends_and_lasts_longer_each_time() {
 #[test]
 fn a_node_that_counts_anew_has_no_history() {
     let mut watch = Watch::default();
-    let count = |bytes, active_us| Count {
-        peer: Some(NodeId(2)),
-        bytes,
-        active_us,
-        network_us: active_us,
-        ..Count::default()
-    };
-    watch.heard(NodeId(1), &[count(1000 * MB, 100_000_000)], 500);
-    assert_eq!(watch.rate(NodeId(1), 500), None, "all of its life is no present");
+    let count = |bytes, at_us| Count { peer: Some(NodeId(2)), bytes, at_us, ..Count::default() };
+    watch.heard(NodeId(1), &[Count { held_us: 100_000_000, ..count(1000 * MB, 100_000_000) }], 500);
+    assert_eq!(watch.best(NodeId(1), 500), None, "all of its life is no present");
     watch.heard(NodeId(1), &[count(1050 * MB, 100_500_000)], 1000);
-    assert_eq!(watch.rate(NodeId(1), 1000), Some(100 * MB));
+    assert_eq!(watch.best(NodeId(1), 1000), Some(100 * MB));
     watch.heard(NodeId(1), &[count(10 * MB, 300_000)], 1500);
-    assert_eq!(watch.rate(NodeId(1), 1500), None);
-    watch.heard(NodeId(1), &[count(30 * MB, 500_000)], 2000);
-    assert_eq!(watch.rate(NodeId(1), 2000), Some(100 * MB));
-    assert_eq!(watch.rate(NodeId(1), 2000 + HOP_FRESH_MS + 1), None);
+    watch.heard(NodeId(1), &[count(50 * MB, 500_000)], 2000);
+    assert_eq!(watch.best(NodeId(1), 2000), Some(200 * MB), "from when it began anew");
+    assert_eq!(watch.best(NodeId(1), 2000 + BEST_KEPT_MS), Some(200 * MB));
+    assert_eq!(watch.best(NodeId(1), 2000 + 2 * BEST_KEPT_MS), None);
 }
