@@ -16,13 +16,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::serve::ListenerExt;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::time::MissedTickBehavior;
 
 use ring::rand::{SecureRandom, SystemRandom};
 
 use self::core::Core;
-use crate::limits::{SHUTDOWN_MAX_MS, TICK_MAX_MS};
+use crate::limits::{CONNECTIONS_MAX, SHUTDOWN_MAX_MS, TICK_MAX_MS};
 use crate::state::Settings;
 use crate::tree::ShapeKind;
 
@@ -73,7 +73,7 @@ impl Server {
     /// [`ServeError::Listen`].
     pub async fn bind(options: Options) -> Result<Self, ServeError> {
         let refused = |source| ServeError::Listen { address: options.listen, source };
-        let listener = TcpListener::bind(options.listen).await.map_err(refused)?;
+        let listener = listen(options.listen).map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
         let Options { shape, heartbeat_ms, settle_ms, .. } = options;
         let mut voucher_key = [0; 32];
@@ -121,6 +121,16 @@ impl Server {
         clock.abort();
         result.map_err(ServeError::Serve)
     }
+}
+
+/// Listens with a queue for all nodes: they come at once when control is back. Whom the queue does
+/// not take tries again after 1, 3, 7 s, so the usual 1024 make a crowd of 10,000 wait for half a
+/// minute. The system's own bound, `net.core.somaxconn`, holds as well.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(CONNECTIONS_MAX)
 }
 
 /// Drives the state's clock, at least four times in each heartbeat.
