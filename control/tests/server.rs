@@ -1,6 +1,7 @@
 //! Control over real streams and real HTTP on loopback. Waits for what must happen, and asserts no
 //! times.
 
+mod crowd;
 mod lab;
 
 use std::collections::{HashMap, HashSet};

@@ -47,7 +47,16 @@ impl Control {
         listen: SocketAddr,
         heartbeat_ms: u32,
     ) -> Self {
-        let options = Options { shape, listen, heartbeat_ms, settle_ms: 400 };
+        Self::start_settling(shape, listen, heartbeat_ms, 400).await
+    }
+
+    pub(crate) async fn start_settling(
+        shape: ShapeKind,
+        listen: SocketAddr,
+        heartbeat_ms: u32,
+        settle_ms: u64,
+    ) -> Self {
+        let options = Options { shape, listen, heartbeat_ms, settle_ms };
         let server = Server::bind(options).await.unwrap();
         let address = server.address();
         let (stop, stopped) = oneshot::channel();
