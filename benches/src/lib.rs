@@ -3,6 +3,7 @@
 
 pub mod bytes;
 pub mod direct;
+pub mod fleet;
 pub mod gate;
 pub mod harness;
 pub mod http;
