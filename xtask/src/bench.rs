@@ -1,6 +1,9 @@
 //! `cargo xtask bench`: builds the daemon and the rivals in release and hands over to their
 //! harness, which has the lab, the measuring and the tables.
 
+mod control;
+pub(crate) mod guard;
+
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -25,9 +28,16 @@ const PULL_QUICK: &[&str] = &["tiny"];
 
 /// Measure our relay beside other ways to relay
 #[derive(Debug, ClapArgs)]
+#[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 pub(crate) struct Args {
+    /// Count the instructions of the pure parts, and fail if a part has become dearer
+    #[arg(long)]
+    guard: bool,
+    /// Take the counts of now for those to compare with
+    #[arg(long, requires = "guard")]
+    update: bool,
     #[command(subcommand)]
-    what: What,
+    what: Option<What>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -51,6 +61,8 @@ enum What {
         #[command(flatten)]
         common: Common,
     },
+    /// Control alone: joins, answers, memory and repair with thousands of agents on real streams
+    Control(control::Options),
     /// Pulls of unmodified clients through a cold node on their machine, beside the same without
     Pull {
         /// tiny, small, big, default, or an OCI layout; may be repeated [default: small and the
@@ -103,7 +115,9 @@ impl Common {
 /// Builds, then becomes the harness; returns only on failure.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut arguments = Vec::new();
-    match &args.what {
+    let Some(what) = &args.what else { return guard::run(args.update) };
+    match what {
+        What::Control(options) => return control::run(options),
         What::Hop { size, only, foreign, common } => {
             arguments.push("hop".to_owned());
             arguments.push(format!("--foreign={foreign}"));

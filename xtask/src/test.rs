@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
 use crate::labtest::{self, Tally};
-use crate::{object, run, sim, tidy};
+use crate::{bench, object, run, sim, tidy};
 
 /// Seeds of the simulation where nothing else is asked for: enough for every fault to occur.
 const SEEDS: u64 = 40;
@@ -49,6 +49,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     step("clippy", &mut || one(run::show(run::cargo().args(clippy))))?;
     step("kernel programs", &mut programs)?;
     step("unit and property tests", &mut || counted(run::cargo().args(["test", "--workspace"])))?;
+    step("instruction counts", &mut || can_be_skipped(bench::guard::run(false)))?;
     step("simulation", &mut || one(sim::seeds(options.seeds)))?;
     if !options.no_lab {
         // Links, not processors, set the pace in a lab: binaries in debug do.
@@ -64,12 +65,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// Builds the kernel programs, which some tests load; a machine that cannot is one test short.
 fn programs() -> Result<Tally> {
-    match object::build() {
+    can_be_skipped(object::build())
+}
+
+/// A check that some machines lack something for, and say so by an exit code.
+fn can_be_skipped(outcome: Result<()>) -> Result<Tally> {
+    match outcome {
         Err(error) if error.is::<run::Exit>() => {
             println!("skipped: {error:#}");
             Ok(Tally { skipped: 1, ..Tally::default() })
         }
-        built => one(built),
+        outcome => one(outcome),
     }
 }
 

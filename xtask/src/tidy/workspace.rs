@@ -5,13 +5,14 @@ use std::collections::HashSet;
 use super::{Finding, Text};
 
 /// A crate's directory and those of our crates that it may use: those below it.
-const CRATES: [(&str, &[&str]); 6] = [
+const CRATES: [(&str, &[&str]); 7] = [
     ("dataplane/protocol", &[]),
     ("ebpf", &[]),
     ("dataplane", &["xylem-protocol", "xylem-ebpf"]),
     ("control", &["xylem-protocol"]),
     ("xtask", &[]),
     ("benches", &["xylem-protocol", "xylem-dataplane", "xylem-control", "xylem-ebpf"]),
+    ("benches/guard", &[]),
 ];
 
 /// Checks what no single file can tell.
