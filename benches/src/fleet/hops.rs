@@ -40,7 +40,7 @@ impl Hops {
         };
         let fast = slow_since.saturating_duration_since(began);
         let slow = now.saturating_duration_since(slow_since);
-        let active_us = micros(fast + slow);
+        let passed_us = micros(fast + slow);
         let bytes = RATE * micros(fast) / 1_000_000 + RATE / SLOW * micros(slow) / 1_000_000;
         pb::HopReport {
             parent: hop.0.map_or_else(|| REGISTRY.to_owned(), name),
@@ -59,8 +59,9 @@ impl Hops {
             residence_p99_us: 400,
             verdict: pb::Verdict::Network.into(),
             source: pb::Source::Bpf.into(),
-            active_us,
-            network_us: active_us,
+            // It counts from when the hop began, and bytes waited for the network ever since.
+            at_us: passed_us,
+            held_us: passed_us,
             ..Default::default()
         }
     }
@@ -84,7 +85,7 @@ mod tests {
         hops.make_slow(1, start + second);
         let later = start + 2 * second;
         let report = hops.report((Some(1), 2), false, later);
-        assert_eq!((report.relay_bytes, report.active_us), (RATE + RATE / SLOW, 2_000_000));
+        assert_eq!((report.relay_bytes, report.at_us), (RATE + RATE / SLOW, 2_000_000));
         hops.report((Some(3), 2), true, later);
         assert_eq!(hops.report((Some(3), 2), true, later + second).relay_bytes, RATE);
         assert_eq!(hops.report((None, 2), true, later).parent, REGISTRY);
