@@ -10,6 +10,7 @@ mod journal;
 pub(crate) mod measure;
 mod network;
 pub(crate) mod process;
+pub(crate) mod traffic;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -142,6 +143,11 @@ impl Lab {
             let address = Ipv4Addr::new(127, high.max(1), low, last);
             self.hosts.push(Host { name: name.clone(), address, netns: None, cgroup: None });
         }
+    }
+
+    /// All hosts, in the order in which they were made.
+    pub(crate) fn hosts(&self) -> &[Host] {
+        &self.hosts
     }
 
     /// A host by its name.

@@ -26,9 +26,14 @@ pub(super) struct Switch {
 }
 
 impl Switch {
+    /// The name of its namespace.
+    pub(super) fn namespace(tag: &str) -> String {
+        format!("{tag}-switch")
+    }
+
     /// Makes the namespace and the bridge.
     pub(super) fn new(tag: &str) -> Result<Self> {
-        let netns = format!("{tag}-switch");
+        let netns = Self::namespace(tag);
         ip(&["netns", "add", &netns])?;
         ip(&["-n", &netns, "link", "add", BRIDGE, "type", "bridge", "stp_state", "0"])?;
         ip(&["-n", &netns, "link", "set", BRIDGE, "up"])?;
@@ -44,7 +49,7 @@ impl Switch {
         rate: Option<&str>,
     ) -> Result<String> {
         let host = format!("{}-{name}", self.tag);
-        let port = format!("port{index}");
+        let port = port(index);
         ip(&["netns", "add", &host])?;
         let (port, host) = (port.as_str(), host.as_str());
         let switch = self.netns.as_str();
@@ -75,6 +80,11 @@ impl Switch {
 pub(super) fn address(index: usize) -> Ipv4Addr {
     let last = u8::try_from(index + 1).expect("HOSTS_MAX bounds the index");
     Ipv4Addr::new(10, 77, 0, last)
+}
+
+/// The bridge's end of the link of the host of that index.
+pub(super) fn port(index: usize) -> String {
+    format!("port{index}")
 }
 
 /// Opens a namespace by its name, to enter it.
