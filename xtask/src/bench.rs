@@ -3,16 +3,24 @@
 
 mod control;
 pub(crate) mod guard;
+mod machine;
+mod plot;
+mod provision;
+mod race;
+mod report;
+mod stats;
+mod watch;
 
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 use clap::{Args as ClapArgs, Subcommand};
 
+use crate::build::Binaries;
 use crate::image::{self, fixture};
-use crate::{run, setup};
+use crate::{build, run, setup};
 
 /// Data per run of a quick bench; too little for figures worth keeping.
 const QUICK_SIZE: &str = "128MiB";
@@ -75,6 +83,8 @@ enum What {
         #[command(flatten)]
         common: Common,
     },
+    /// The same data to many nodes at once, beside what a user would take instead
+    Provision(provision::Args),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -147,6 +157,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 arguments.push(format!("--image={}", named_layout(image)?));
             }
         }
+        What::Provision(args) => return provision::run(args),
     }
     let built = build()?;
     // The harness takes our place, so that Ctrl-C reaches it alone and it can clean up.
@@ -156,14 +167,28 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// An image as the harness takes it: a name for its repository, and where its layout is.
 fn named_layout(image: &str) -> Result<String> {
-    let layout = match image {
-        "tiny" => fixture::cached(&fixture::TINY)?,
-        "small" => fixture::cached(&fixture::SMALL)?,
-        "big" => fixture::cached(&fixture::BIG)?,
-        "default" => image::cached(image::default_size())?,
-        other => return Ok(format!("given={other}")),
-    };
-    Ok(format!("{image}={}", layout.display()))
+    let layout = image_layout(image)?;
+    let name = if layout == Path::new(image) { "given" } else { image };
+    Ok(format!("{name}={}", layout.display()))
+}
+
+/// The layout of an image that goes by a name, or that is named by its layout.
+fn image_layout(image: &str) -> Result<PathBuf> {
+    match image {
+        "tiny" => fixture::cached(&fixture::TINY),
+        "small" => fixture::cached(&fixture::SMALL),
+        "big" => fixture::cached(&fixture::BIG),
+        "default" => image::cached(image::default_size()),
+        other => Ok(PathBuf::from(other)),
+    }
+}
+
+/// What `bench provision` needs of ours: the programs of the product, and the model.
+fn provision_programs() -> Result<(Binaries, PathBuf)> {
+    let mut cargo = run::cargo();
+    cargo.args(["build", "--quiet", "--release", "--package", "xylem-benches"]);
+    run::show(cargo.args(["--bin", "rival-forward"]))?;
+    Ok((build::all(true)?, run::target_dir()?.join("release/rival-forward")))
 }
 
 /// Builds what is measured and what measures; the directory it is in.

@@ -1,5 +1,7 @@
 //! Installs the packages that a command needs, and says so; knows nothing of what they are for.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Result, ensure};
 
 use crate::{run, sys};
@@ -37,6 +39,24 @@ pub(crate) fn nightly_with_source() -> Result<()> {
     install.args(["toolchain", "install", "nightly", "--profile", "minimal"]);
     install.args(["--component", "rust-src", "--no-self-update"]);
     run::output(&mut install).map(|_| ())
+}
+
+/// A Python in a virtual environment of its own that has these packages of PyPI.
+pub(crate) fn python_with(environment: &Path, packages: &[&str]) -> Result<PathBuf> {
+    let python = environment.join("bin/python");
+    let mut ask = run::command(&python.to_string_lossy());
+    ask.args(["-m", "pip", "freeze"]);
+    let has = python.exists().then(|| run::output(&mut ask)).transpose().unwrap_or_default();
+    let has = has.unwrap_or_default();
+    if packages.iter().all(|package| has.lines().any(|line| line == *package)) {
+        return Ok(python);
+    }
+    eprintln!("installing from PyPI, into the target directory: {}", packages.join(" "));
+    run::output(run::command("python3").args(["-m", "venv", "--clear"]).arg(environment))?;
+    let mut pip = run::command(&python.to_string_lossy());
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(packages);
+    run::output(&mut pip)?;
+    Ok(python)
 }
 
 fn installed(package: &str) -> bool {

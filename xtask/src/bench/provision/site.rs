@@ -1,0 +1,193 @@
+//! The lab of one workload: what all variants share, and how each begins from nothing and is gone
+//! when it ends; which processes a variant has is not known here.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::variant::Workload;
+use crate::build::Binaries;
+use crate::cluster::image::{Image, hash};
+use crate::cluster::{self, Cluster, Origin};
+use crate::lab::measure;
+use crate::run;
+
+/// How long a server may take until it listens.
+const LISTENS_MAX: Duration = Duration::from_secs(30);
+
+/// Programs that are not of the lab.
+#[derive(Clone, Debug)]
+pub(super) struct Tools {
+    /// Ours.
+    pub(super) programs: Binaries,
+    /// The model that stores and forwards.
+    pub(super) forward: PathBuf,
+    /// A Python that has libtorrent, where it is wanted.
+    pub(super) python: Option<PathBuf>,
+}
+
+/// The registry with the data in it, and nodes that have nothing.
+#[derive(Debug)]
+pub(super) struct Site {
+    /// The lab and our own processes in it.
+    pub(super) cluster: Cluster,
+    /// The programs.
+    pub(super) tools: Tools,
+    /// What is brought.
+    pub(super) workload: Workload,
+    /// As the registry describes it.
+    pub(super) image: Image,
+    layout: PathBuf,
+}
+
+impl Site {
+    /// Makes the lab and fills the registry from a layout.
+    pub(super) fn new(
+        tools: &Tools,
+        workload: Workload,
+        layout: &dyn Fn(&Path) -> Result<PathBuf>,
+        nodes: usize,
+        rate: &str,
+    ) -> Result<Self> {
+        let origin = Origin::DockerRegistry;
+        let mut cluster = Cluster::new(&tools.programs, nodes, Some(rate), origin)?;
+        let layout = layout(cluster.lab.disk())?;
+        cluster.layout.clone_from(&layout);
+        cluster.start_registry()?;
+        cluster.push()?;
+        let image = cluster.image()?;
+        Ok(Self { cluster, tools: tools.clone(), workload, image, layout })
+    }
+
+    /// Names of the nodes.
+    pub(super) fn nodes(&self) -> Vec<String> {
+        self.cluster.nodes().to_vec()
+    }
+
+    /// Bytes that have to reach every node.
+    pub(super) fn bytes(&self) -> u64 {
+        match self.workload {
+            Workload::Blob => self.image.largest().1,
+            Workload::Image => self.image.bytes(),
+        }
+    }
+
+    /// The digest of the blob, and the path by which the registry and its caches have it.
+    pub(super) fn blob(&self) -> (String, String) {
+        let digest = self.image.largest().0;
+        let hex = digest.strip_prefix("sha256:").unwrap_or(digest).to_owned();
+        (hex, format!("/v2/{}/blobs/{digest}", cluster::REPOSITORY))
+    }
+
+    /// The blob as a file, beside the registry.
+    pub(super) fn blob_file(&self) -> PathBuf {
+        self.layout.join("blobs/sha256").join(self.blob().0)
+    }
+
+    /// A directory of a node for one run.
+    pub(super) fn scratch(&self, node: &str) -> PathBuf {
+        self.cluster.lab.disk().join("scratch").join(node)
+    }
+
+    /// Makes those directories, empty.
+    pub(super) fn make_scratch(&self) -> Result<()> {
+        for name in self.cluster.nodes() {
+            fs::create_dir_all(self.scratch(name)).context("cannot make a node's directory")?;
+        }
+        fs::create_dir_all(self.scratch(cluster::REGISTRY))?;
+        Ok(())
+    }
+
+    /// Where a port of a node is.
+    pub(super) fn at(&self, node: &str, port: u16) -> Result<String> {
+        Ok(self.cluster.lab.host(node)?.at(port).to_string())
+    }
+
+    /// Waits until a process listens at a port.
+    pub(super) fn wait_until_listening(&self, pid: u32, port: u16) -> Result<()> {
+        let what = format!("a listener at port {port} of process {pid}");
+        run::wait_for(&what, LISTENS_MAX, || {
+            let table = fs::read_to_string(format!("/proc/{pid}/net/tcp"))
+                .with_context(|| format!("process {pid} is gone"))?;
+            Ok(listens(&table, port).then_some(()))
+        })
+    }
+
+    /// What one flow gets on the idle link, in bytes per second.
+    pub(super) fn goodput(&self) -> Result<f64> {
+        measure::goodput(&self.cluster.lab, cluster::REGISTRY, &self.nodes()[0])
+    }
+
+    /// Ends every process but the registry, and removes what nodes have stored.
+    pub(super) fn clear(&mut self) -> Result<()> {
+        for name in self.cluster.lab.process_names() {
+            if name != cluster::REGISTRY {
+                self.cluster.lab.end(&name, libc::SIGTERM)?;
+            }
+        }
+        let stores = self.cluster.nodes().iter().map(|node| self.cluster.store(node));
+        for directory in stores.chain([self.cluster.lab.disk().join("scratch")]) {
+            if directory.exists() {
+                fs::remove_dir_all(&directory).context("cannot remove what a run has stored")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares the files that nodes have with the blob's digest.
+    pub(super) fn verify_files(&self, file: &str) -> Result<()> {
+        self.on_all(|node| {
+            let (found, bytes) = hash(&self.scratch(node).join(file))?;
+            ensure!(bytes == self.bytes(), "{node} has {bytes} bytes");
+            ensure!(found == self.blob().0, "{node} has a file with the SHA-256 {found}");
+            Ok(())
+        })
+    }
+
+    /// Does something for all nodes, as many at a time as there are processors.
+    pub(super) fn on_all(&self, work: impl Fn(&str) -> Result<()> + Sync) -> Result<()> {
+        let next = AtomicUsize::new(0);
+        let names = self.cluster.nodes();
+        let some = || {
+            while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+                run::go_on()?;
+                work(name)?;
+            }
+            Ok(())
+        };
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(some)).collect();
+            workers.into_iter().try_for_each(|it| it.join().expect("checking does not panic"))
+        })
+    }
+}
+
+/// Whether a table of sockets has a listener at a port.
+fn listens(table: &str, port: u16) -> bool {
+    let end = format!(":{port:04X}");
+    table.lines().skip(1).any(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        let local = fields.next().unwrap_or_default();
+        local.ends_with(&end) && fields.nth(1) == Some("0A")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_is_told_from_a_connection() {
+        let table = "  sl  local_address rem_address   st tx_queue\n   \
+                     0: 0100007F:1F90 00000000:0000 0A 00000000:00000000\n   \
+                     1: 0100007F:1F91 0100007F:0050 01 00000000:00000000\n";
+        assert!(listens(table, 8080));
+        assert!(!listens(table, 8081), "connected only");
+        assert!(!listens(table, 80), "the other end's port");
+    }
+}
