@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: builds the daemon and the rivals in release and hands over to their
 //! harness, which has the lab, the measuring and the tables.
 
+mod coldstart;
 mod control;
 pub(crate) mod guard;
 mod machine;
@@ -85,6 +86,8 @@ enum What {
     },
     /// The same data to many nodes at once, beside what a user would take instead
     Provision(provision::Args),
+    /// From nothing to the first output of a function in a container, on many nodes at once
+    Coldstart(coldstart::Args),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -158,6 +161,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             }
         }
         What::Provision(args) => return provision::run(args),
+        What::Coldstart(args) => return coldstart::run(args),
     }
     let built = build()?;
     // The harness takes our place, so that Ctrl-C reaches it alone and it can clean up.

@@ -10,6 +10,7 @@ use super::mirror::{self, at_once, client, reference, with_fixture};
 use crate::build::Binaries;
 use crate::cluster::{Cluster, NODE_PORT};
 use crate::image::fixture;
+use crate::lab::Lab;
 use crate::run;
 
 const NODES: usize = 4;
@@ -17,7 +18,7 @@ pub(super) const PACKAGES: &[&str] = &["containerd", "runc"];
 
 /// A containerd on a host, with root, state and sockets of its own.
 #[derive(Debug)]
-pub(super) struct Containerd {
+pub(crate) struct Containerd {
     host: String,
     directory: PathBuf,
     cgroup: String,
@@ -25,10 +26,10 @@ pub(super) struct Containerd {
 
 impl Containerd {
     /// Starts it, and waits until it serves. It takes its mounts with it when it goes.
-    pub(super) fn start(cluster: &mut Cluster, host: &str) -> Result<Self> {
+    pub(crate) fn start(cluster: &mut Cluster, host: &str) -> Result<Self> {
         let name = format!("containerd-{host}");
-        let directory = cluster.lab.directory().join(&name);
-        let root = cluster.lab.disk().join(&name);
+        let directory = Self::directory(&cluster.lab, host);
+        let root = Self::root(&cluster.lab, host);
         fs::create_dir(&directory)?;
         let path = |name: &str| directory.join(name).display().to_string();
         let config = format!(
@@ -53,6 +54,31 @@ impl Containerd {
         Ok(Self { host: host.to_owned(), directory, cgroup })
     }
 
+    /// Where the one on a host has its configuration, sockets and state.
+    pub(crate) fn directory(lab: &Lab, host: &str) -> PathBuf {
+        lab.directory().join(format!("containerd-{host}"))
+    }
+
+    /// Where the one on a host keeps blobs and what it has unpacked.
+    pub(crate) fn root(lab: &Lab, host: &str) -> PathBuf {
+        lab.disk().join(format!("containerd-{host}"))
+    }
+
+    /// Makes the directory in which it looks for the `hosts.toml` of a registry.
+    pub(crate) fn hosts_for(&self, registry: &str) -> Result<PathBuf> {
+        let directory = self.directory.join("certs.d").join(registry);
+        fs::create_dir_all(&directory)?;
+        Ok(directory)
+    }
+
+    /// What a `ctr` of one's own has to be told: the socket, `--hosts-dir`, and of `run`
+    /// `--cgroup`, `--fifo-dir` and `--runc-root`.
+    pub(crate) fn places(&self) -> [PathBuf; 5] {
+        let cgroup = PathBuf::from(format!("{}/{}-container", self.cgroup, self.host));
+        let in_own = |name: &str| self.directory.join(name);
+        [in_own("sock"), in_own("certs.d"), cgroup, in_own("fifo"), in_own("runc")]
+    }
+
     fn ctr(&self, cluster: &Cluster) -> Result<Command> {
         let mut ctr = client(cluster, &self.host, "ctr")?;
         ctr.arg("--address").arg(self.directory.join("sock"));
@@ -72,11 +98,10 @@ impl Containerd {
         image: &str,
         more: &[&str],
     ) -> Result<Command> {
-        let hosts = self.directory.join("certs.d");
         let (registry, _) = image.split_once('/').context("a reference without a registry")?;
-        let directory = hosts.join(registry);
-        fs::create_dir_all(&directory)?;
+        let directory = self.hosts_for(registry)?;
         fs::write(directory.join("hosts.toml"), hosts_toml(cluster, &self.host, server)?)?;
+        let [_, hosts, ..] = self.places();
         let mut ctr = self.ctr(cluster)?;
         ctr.args(["images", "pull", "--hosts-dir"]).arg(hosts).args(more).arg(image);
         Ok(ctr)
@@ -85,10 +110,9 @@ impl Containerd {
     /// `ctr run` of an image that was pulled, removed when it has ended.
     pub(super) fn run(&self, cluster: &Cluster, image: &str) -> Result<Command> {
         let mut ctr = self.ctr(cluster)?;
-        let id = format!("{}-container", self.host);
-        ctr.args(["run", "--rm", "--cgroup", &format!("{}/{id}", self.cgroup)]);
-        ctr.arg("--fifo-dir").arg(self.directory.join("fifo"));
-        ctr.arg("--runc-root").arg(self.directory.join("runc")).args([image, &id]);
+        let [_, _, cgroup, fifo, runc] = self.places();
+        ctr.args(["run", "--rm", "--cgroup"]).arg(cgroup).arg("--fifo-dir").arg(fifo);
+        ctr.arg("--runc-root").arg(runc).args([image, &format!("{}-container", self.host)]);
         Ok(ctr)
     }
 }

@@ -15,7 +15,7 @@ use crate::image::fixture::{self, Recipe};
 use crate::{run, setup};
 
 /// The registry as image references name it: not where it is.
-pub(super) const NAME: &str = "registry.example.com";
+pub(crate) const NAME: &str = "registry.example.com";
 /// What clients accept, all of it.
 pub(super) const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, \
                       application/vnd.oci.image.index.v1+json, \
@@ -67,7 +67,7 @@ pub(super) fn start(cluster: &mut Cluster) -> Result<()> {
 }
 
 /// Starts control and all nodes, which know the registry by its name.
-pub(super) fn start_nodes(cluster: &mut Cluster) -> Result<()> {
+pub(crate) fn start_nodes(cluster: &mut Cluster) -> Result<()> {
     cluster.start_control()?;
     let url = cluster.registry_url()?;
     let named = format!("{NAME}={url}");
