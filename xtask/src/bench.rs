@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: builds the daemon and the rivals in release and hands over to their
 //! harness, which has the lab, the measuring and the tables.
 
+mod all;
 mod coldstart;
 mod control;
 pub(crate) mod guard;
@@ -88,6 +89,8 @@ enum What {
     Provision(provision::Args),
     /// From nothing to the first output of a function in a container, on many nodes at once
     Coldstart(coldstart::Args),
+    /// Every bench that compares us with others, one after the other
+    All(all::Args),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -162,6 +165,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         What::Provision(args) => return provision::run(args),
         What::Coldstart(args) => return coldstart::run(args),
+        What::All(args) => return all::run(args),
     }
     let built = build()?;
     // The harness takes our place, so that Ctrl-C reaches it alone and it can clean up.
