@@ -18,3 +18,4 @@ pub mod relay;
 #[expect(unsafe_code, reason = "the one place that speaks to the kernel by hand")]
 pub mod ring;
 pub mod store;
+mod usdt;

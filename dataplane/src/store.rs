@@ -28,6 +28,7 @@ use tracing::warn;
 use xylem_protocol::Digest;
 
 use crate::link::{FillFile, Resume};
+use crate::usdt;
 
 pub use health::Space;
 
@@ -322,6 +323,7 @@ impl Store {
         };
         sync().map_err(|source| StoreError::Io { action: "commit", path: from.clone(), source })?;
         self.index().insert(*digest, size);
+        usdt::committed(digest, size);
         // Without its blob the record says nothing; a failure here costs a few bytes.
         let _ = fs::remove_file(self.record_path(digest));
         Ok(())

@@ -28,6 +28,8 @@ pub mod relay;
 pub mod stripe;
 #[path = "../../../control/src/tree/mod.rs"]
 pub mod tree;
+#[path = "../../../dataplane/src/usdt.rs"]
+mod usdt;
 
 pub use digest::Digest;
 

@@ -10,6 +10,7 @@ use crate::limits::UNIT_BYTES;
 use crate::relay::{Action, Event, FlowId, ReaderId, Relay};
 use crate::tree::ft::Ft;
 use crate::tree::twin::Twin;
+use crate::{Digest, usdt};
 
 /// Slots of the relay: 8 MiB.
 const SLOTS: u16 = 8;
@@ -21,6 +22,8 @@ const RECEIVED_MAX: u32 = 128 << 10;
 const NODES: u32 = 1_000;
 /// Heads that are parsed.
 const HEADS: u32 = 1_000;
+/// Times that all probes are passed.
+const PROBES: u32 = 10_000;
 
 /// What a node asks its parent for, and what it is answered.
 const REQUEST: &[u8] = b"GET /v2/library/demo/blobs/sha256:\
@@ -49,12 +52,22 @@ pub enum Part {
     Response,
     /// A unit's SHA-256 and CRC32C.
     Hash(Vec<u8>),
+    /// The static probes, with nobody who looks.
+    Probes(Digest),
 }
 
 impl Part {
     /// The names of all parts.
-    pub const NAMES: [&str; 7] =
-        ["relay", "relay-striped", "tree-ft", "tree-twin", "http-request", "http-response", "hash"];
+    pub const NAMES: [&str; 8] = [
+        "relay",
+        "relay-striped",
+        "tree-ft",
+        "tree-twin",
+        "http-request",
+        "http-response",
+        "hash",
+        "probes",
+    ];
 
     /// Makes a part ready; `None`: there is no such part.
     #[must_use]
@@ -80,6 +93,7 @@ impl Part {
             "http-request" => Self::Request,
             "http-response" => Self::Response,
             "hash" => Self::Hash((0..=u8::MAX).cycle().take(UNIT_BYTES as usize).collect()),
+            "probes" => Self::Probes(Digest::from_bytes([7; 32])),
             _ => return None,
         })
     }
@@ -131,6 +145,16 @@ impl Part {
                 black_box(Sha256::digest(black_box(&unit)));
                 black_box(crc32c::crc32c(black_box(&unit)));
                 1
+            }
+            Self::Probes(blob) => {
+                let name = usdt::name(&blob);
+                for at in 0..PROBES {
+                    usdt::received(black_box(&blob), u64::from(at), UNIT_BYTES);
+                    usdt::forwarded(name, u64::from(at), UNIT_BYTES);
+                    usdt::stored(black_box(&blob), u64::from(at), UNIT_BYTES);
+                    usdt::committed(black_box(&blob), u64::from(at));
+                }
+                4 * PROBES
             }
         }
     }

@@ -16,6 +16,7 @@ use crate::link::{Lost, Source, ToCold};
 use crate::relay::{Action, Event, FlowId, ReaderId, Reason};
 use crate::ring::Slot;
 use crate::ring::token::Kind;
+use crate::usdt;
 
 impl Driver {
     pub(super) fn act(&mut self, action: Action) {
@@ -53,10 +54,10 @@ impl Driver {
                 }
             }
             Action::Stored { flow } => self.stored(flow),
-            Action::Send { reader, slot, offset, bytes, at: _ } => {
+            Action::Send { reader, slot, offset, bytes, at } => {
                 let token = self.conn_op(Kind::Body, reader.0).with_slot(slot);
                 let Some(conn) = self.conns.get_mut(reader.0) else { return };
-                conn.sending = Some((slot, offset, bytes));
+                conn.sending = Some((slot, offset, at));
                 conn.traffic.wanted(self.now);
                 self.ring.send(conn.fd.as_fd(), slot, offset, bytes, token);
             }
@@ -150,6 +151,9 @@ impl Driver {
         let error = match outcome {
             // A tail is padded to the file's alignment.
             Ok(bytes) if bytes >= expected => {
+                if let Some(flow) = self.flows.get(index) {
+                    usdt::stored(&flow.digest, self.relay.begin(slot), expected);
+                }
                 return self.happen(Event::Written { flow, slot });
             }
             // A disk that is full in the middle of a write says so only at the next.

@@ -15,12 +15,13 @@ use xylem_protocol::http::{
 use xylem_protocol::limits::{HEAD_MAX, READERS_PER_BLOB_MAX};
 use xylem_protocol::stripe::{place_in_blob, stripe_bytes};
 
-use super::flow::{Flow, Phase};
+use super::flow::Phase;
 use super::meter::Traffic;
 use super::{Driver, conn_token};
 use crate::relay::{Event, FlowId, ReaderId};
 use crate::ring::token::{Kind, Token};
 use crate::ring::{Completion, Ring, Slot, socket};
+use crate::usdt;
 
 pub(super) use held::Held;
 
@@ -69,8 +70,10 @@ pub(super) struct Conn {
     operations: u16,
     /// Since when it stands where it stands.
     since: Instant,
-    /// What of a body is being sent: slot, offset, bytes.
-    pub(super) sending: Option<(Slot, u32, u32)>,
+    /// What of a body is being sent: slot, offset in it, offset in the blob.
+    pub(super) sending: Option<(Slot, u32, u64)>,
+    /// Of which blob, for tracers.
+    pub(super) blob: u64,
     /// The slot that its reader reads the file into.
     pub(super) own_slot: Option<Slot>,
     pub(super) traffic: Traffic,
@@ -128,6 +131,7 @@ impl Driver {
             operations: 0,
             since: self.now,
             sending: None,
+            blob: 0,
             own_slot: None,
         };
         // A full table closes the connection: the client's own fallback is next.
@@ -260,11 +264,11 @@ impl Driver {
         conn.traffic.count(bytes, now);
         self.leave_heading(index);
         // The flow may have failed while the head was on its way.
-        if !self.flows.get(flow).is_some_and(Flow::has_relay) {
-            return self.close_conn(index);
-        }
+        let alive = self.flows.get(flow).filter(|flow| flow.has_relay());
+        let Some(digest) = alive.map(|flow| flow.digest) else { return self.close_conn(index) };
         if let Some(conn) = self.conns.get_mut(index) {
             conn.state = State::Streaming;
+            conn.blob = usdt::name(&digest);
         }
         let reader = ReaderId(index);
         self.happen(Event::Join { reader, flow: FlowId(flow), stripe, start, end });

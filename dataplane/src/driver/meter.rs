@@ -14,6 +14,7 @@ use crate::hops::{ConnSample, Direction};
 use crate::link::{FlowProgress, Report, ToCold};
 use crate::relay::FlowId;
 use crate::ring::{Slot, socket};
+use crate::usdt;
 
 /// For how long after it last moved a connection that sends is looked at: on a slow link the kernel
 /// goes on sending what the relay has handed over.
@@ -203,6 +204,9 @@ impl Driver {
         }
         let before = self.relay.edge(FlowId(flow), lane);
         let after = before + u64::from(bytes);
+        if let Some(flow) = self.flows.get(flow) {
+            usdt::received(&flow.digest, before, bytes);
+        }
         let unit = u64::from(UNIT_BYTES);
         let size = self.flows.get(flow).and_then(|flow| flow.size);
         let last_is_whole = size == Some(after) && !after.is_multiple_of(unit);
@@ -220,7 +224,8 @@ impl Driver {
         self.meter.moving = true;
         let Some(conn) = self.conns.get_mut(index) else { return };
         conn.traffic.body(u64::from(bytes), now);
-        let Some((slot, offset, _)) = conn.sending.take() else { return };
+        let Some((slot, offset, at)) = conn.sending.take() else { return };
+        usdt::forwarded(conn.blob, at, bytes);
         if conn.own_slot == Some(slot) || conn.traffic.peer.is_none() {
             return;
         }

@@ -444,6 +444,11 @@ impl Relay {
         self.flow(flow).phase == flow::Phase::Abandoned
     }
 
+    /// Offset in its blob of the first byte that a slot holds.
+    pub fn begin(&self, slot: Slot) -> u64 {
+        self.pool.held(slot).begin
+    }
+
     /// Length of the write that was issued for a slot, before any padding.
     pub fn write_bytes(&self, slot: Slot) -> u32 {
         self.pool.held(slot).filled
