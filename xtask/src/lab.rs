@@ -163,6 +163,22 @@ impl Lab {
         }
     }
 
+    /// Parts a host from all others: nothing that is sent to it or by it arrives. Namespaces only.
+    pub(crate) fn cut_off(&self, name: &str) -> Result<()> {
+        self.plug(name, false)
+    }
+
+    /// Brings a host that was cut off back.
+    pub(crate) fn connect(&self, name: &str) -> Result<()> {
+        self.plug(name, true)
+    }
+
+    fn plug(&self, name: &str, plugged: bool) -> Result<()> {
+        ensure!(self.is_isolated(), "hosts on loopback cannot be parted");
+        let index = self.hosts.iter().position(|host| host.name == name);
+        network::plug(&self.tag, index.with_context(|| format!("no host {name}"))?, plugged)
+    }
+
     /// A directory of the lab for small files: configuration and logs.
     pub(crate) fn directory(&self) -> &Path {
         &self.directory

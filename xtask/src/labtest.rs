@@ -14,10 +14,12 @@ mod conformance;
 pub(crate) mod containerd;
 mod control;
 mod crowd;
+mod falsehood;
 mod kinds;
 mod layout;
 mod liar;
 pub(crate) mod links;
+mod masses;
 pub(crate) mod mirror;
 mod oddhttp;
 mod outage;
@@ -101,6 +103,10 @@ const TESTS: &[Test] = &[
     ("parent_stopped_in_mid_blob", stuck::stopped_in_mid_blob),
     ("parent_cut_off_in_mid_blob", stuck::cut_off_in_mid_blob),
     ("control_killed_in_mid_blob", control::killed_in_mid_blob),
+    ("control_is_cut_off_in_mid_blob", masses::control_is_cut_off),
+    ("third_of_the_nodes_die_in_mid_blob", masses::third_of_the_nodes_die),
+    ("nodes_restart_in_turn_in_mid_blob", masses::nodes_restart_in_turn),
+    ("node_lies_about_what_it_has", falsehood::of_what_it_has),
     ("registry_killed_in_mid_blob", registry::killed_in_mid_blob),
     ("restart_in_mid_blob_resumes", restart::in_mid_blob_resumes),
     ("containerd_pulls_once_for_all", containerd::pulls_once_for_all),

@@ -76,6 +76,13 @@ impl Switch {
     }
 }
 
+/// Takes the host of that index off the bridge, or puts it back. Its own link stays up.
+pub(super) fn plug(tag: &str, index: usize, plugged: bool) -> Result<()> {
+    let (netns, port) = (Switch::namespace(tag), port(index));
+    let master: &[&str] = if plugged { &["master", BRIDGE] } else { &["nomaster"] };
+    ip(&[&["-n", &netns, "link", "set", &port], master].concat())
+}
+
 /// The address of the host of that index.
 pub(super) fn address(index: usize) -> Ipv4Addr {
     let last = u8::try_from(index + 1).expect("HOSTS_MAX bounds the index");
