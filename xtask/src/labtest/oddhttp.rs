@@ -57,6 +57,7 @@ fn mixed(cluster: &Cluster, image: &Image) -> Result<()> {
         ("GET", blob(large), "Range: bytes=5-9\r\n", 206),
         ("GET", blob(large), "Range: bytes=999999999-\r\n", 416),
         ("HEAD", "/nowhere".to_owned(), "", 404),
+        ("GET", format!("http://x{}", blob(small)), "", 200),
         ("GET", blob(small), "Connection: close\r\n", 200),
     ];
     let requests = asked.iter().map(|(method, path, more, _)| {

@@ -124,6 +124,7 @@ impl Request {
             return Err(HeadError::TooLong);
         }
         let target = head.path.unwrap_or_default();
+        let (authority, target) = split_authority(target);
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let method = match head.method.unwrap_or_default() {
             "GET" => Method::Get,
@@ -152,6 +153,10 @@ impl Request {
         let mut length_said = None;
         for header in head.headers.iter() {
             request.take(header, &mut length_said)?;
+        }
+        if let Some(authority) = authority {
+            // It counts, whatever the header says (RFC 9112 §3.2.2).
+            request.host = check_host(authority).is_ok().then(|| authority.to_owned());
         }
         if matches!(request.route, Route::Blob { .. }) {
             request.stripe = stripe(query)?;
@@ -228,6 +233,22 @@ impl Request {
             }
         }
         Ok(())
+    }
+}
+
+/// A request target without its scheme and authority, and the authority if it has one: clients that
+/// take a node for a proxy write them, and a server accepts them (RFC 9112 §3.2.2).
+fn split_authority(target: &str) -> (Option<&str>, &str) {
+    let scheme = ["http://", "https://"].into_iter().find(|scheme| {
+        target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+    });
+    let Some(scheme) = scheme else { return (None, target) };
+    let rest = &target[scheme.len()..];
+    match rest.find(['/', '?']) {
+        Some(end) if rest[end..].starts_with('/') => (Some(&rest[..end]), &rest[end..]),
+        // An empty path is the root; nothing is served there, with a query or without.
+        Some(end) => (Some(&rest[..end]), "/"),
+        None => (Some(rest), "/"),
     }
 }
 

@@ -25,6 +25,28 @@ fn a_stripe_is_one_of_two_and_of_a_blob() {
 }
 
 #[test]
+fn a_target_may_name_its_host() {
+    let of = |target: &str| {
+        let head = format!("GET {target} HTTP/1.1\r\nHost: header\r\n\r\n");
+        let (request, _) = parse(&head).unwrap().unwrap();
+        (request.route, request.host, request.query)
+    };
+    let named = |host: &str| Some(host.to_owned());
+    let digest = ZERO.parse().unwrap();
+    let blob = Route::Blob { repository: "a".into(), digest };
+    let path = format!("/v2/a/blobs/{ZERO}?ns=r");
+    assert_eq!(of(&path), (blob.clone(), named("header"), "ns=r".into()));
+    for scheme in ["http", "HTTPS"] {
+        let found = of(&format!("{scheme}://n1:4400{path}"));
+        assert_eq!(found, (blob.clone(), named("n1:4400"), "ns=r".into()));
+    }
+    let root = |target: &str| assert_eq!(of(target).0, Route::Other("/".into()), "{target}");
+    ["http://n1", "http://", "http://n1?x=/v2/", "http://n1/"].map(root);
+    // A path that only looks like one.
+    assert_eq!(of("/http://n1/v2/").0, Route::Other("/http://n1/v2/".into()));
+}
+
+#[test]
 fn a_peer_asks_for_a_blob() {
     let head = format!(
         "GET /v2/a/b/blobs/{ZERO}?ns=r HTTP/1.1\r\nHost: n1\r\nRange: bytes=5-\r\n\
