@@ -15,7 +15,15 @@ use crate::lru::Lru;
 
 /// A caller's right to one blob or manifest of one repository, hashed with a key of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct GrantKey([u8; 16]);
+pub struct GrantKey {
+    tag: [u8; 16],
+    /// The first bytes of the digest, by which all rights to it are found.
+    part: [u8; PART_BYTES],
+}
+
+/// Bytes of a digest in a [`GrantKey`]: few enough to cost little, and rights that are taken away
+/// with those to another digest are only asked for again.
+const PART_BYTES: usize = 4;
 
 /// Makes [`GrantKey`]s; both halves of a node have the same.
 #[derive(Clone)]
@@ -56,10 +64,16 @@ impl Grantor {
         }
         context.update(digest.as_bytes());
         let tag = context.sign();
-        let mut key = [0; 16];
-        key.copy_from_slice(&tag.as_ref()[..16]);
-        GrantKey(key)
+        let mut key = GrantKey { tag: [0; 16], part: part(digest) };
+        key.tag.copy_from_slice(&tag.as_ref()[..16]);
+        key
     }
+}
+
+fn part(digest: &Digest) -> [u8; PART_BYTES] {
+    let mut part = [0; PART_BYTES];
+    part.copy_from_slice(&digest.as_bytes()[..PART_BYTES]);
+    part
 }
 
 /// The digest that a request is for, if it names one.
@@ -101,6 +115,15 @@ impl Grants {
     /// Forgets a right.
     pub fn remove(&mut self, key: GrantKey) {
         self.0.remove(&key);
+    }
+
+    /// Forgets all rights to a digest: whoever wants it is to show again that it may have it.
+    pub fn revoke(&mut self, digest: &Digest) {
+        let part = part(digest);
+        let found = self.0.iter().map(|(key, _)| *key).filter(|key| key.part == part);
+        for key in found.collect::<Vec<_>>() {
+            self.0.remove(&key);
+        }
     }
 }
 
@@ -226,6 +249,11 @@ mod tests {
         assert_eq!(grants.get_late(key, now + second, second), Some(now + second));
         assert_eq!(grants.get_late(key, now + 2 * second, second), None);
         grants.remove(key);
+        assert_eq!(grants.get(key, now), None);
+        grants.insert(key, now + second);
+        grants.revoke(&Digest::from_bytes([1; 32]));
+        assert_eq!(grants.get(key, now), Some(now + second));
+        grants.revoke(&ZERO.parse().unwrap());
         assert_eq!(grants.get(key, now), None);
     }
 

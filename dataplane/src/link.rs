@@ -248,6 +248,11 @@ pub enum ToHot {
         /// How long.
         until: Instant,
     },
+    /// All rights to that digest are to be forgotten.
+    Revoke {
+        /// Which.
+        digest: Digest,
+    },
     /// The keys by which nodes vouch for their callers.
     Vouchers(Vouchers),
     /// An [`ToCold::Admit`]'s caller may have the blob, this time.

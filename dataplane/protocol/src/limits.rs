@@ -114,7 +114,7 @@ pub const GRANT_MS: u64 = 300_000;
 
 /// How long an upstream stream whose credentials the registry no longer takes waits for a client
 /// to bring new ones, ms.
-pub const CREDENTIAL_WAIT_MS: u64 = 5_000;
+pub const CREDENTIAL_WAIT_MS: u64 = 2_000;
 
 /// Longest `Authorization` that is passed on, bytes; a head is not longer.
 pub const AUTHORIZATION_MAX: usize = HEAD_MAX as usize;

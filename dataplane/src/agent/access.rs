@@ -228,6 +228,13 @@ impl Agent {
         self.post.send(ToHot::Grants { keys, until });
     }
 
+    /// The registry does not take the credentials any more with which a digest was asked for: who
+    /// asks for it next is to be told so, and then brings new ones.
+    pub(super) fn revoke(&self, digest: &Digest) {
+        self.access.grants.borrow_mut().revoke(digest);
+        self.post.send(ToHot::Revoke { digest: *digest });
+    }
+
     /// The registry took these credentials for a repository: the node's own streams may ask with
     /// them for as long as a grant lasts.
     pub(super) fn accepted(&self, repository: &Repository, credentials: &Credentials) {

@@ -35,6 +35,7 @@ impl Driver {
                     self.grants.insert(key, until);
                 }
             }
+            ToHot::Revoke { digest } => self.grants.revoke(&digest),
             ToHot::Vouchers(vouchers) => self.vouchers = vouchers,
             ToHot::Admitted { ticket } => self.admitted(ticket),
             ToHot::Present { digest, file, size, direct } => {

@@ -59,9 +59,12 @@ impl Served {
 
     /// Whether a blob's bytes were sent.
     pub(crate) fn is_blob(&self) -> bool {
-        self.is_good()
-            && self.request.starts_with("GET ")
-            && self.request.contains("/blobs/sha256:")
+        self.is_good() && self.is_for_blob()
+    }
+
+    /// Whether a blob's bytes were asked for.
+    pub(crate) fn is_for_blob(&self) -> bool {
+        self.request.starts_with("GET ") && self.request.contains("/blobs/sha256:")
     }
 }
 

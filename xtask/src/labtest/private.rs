@@ -3,19 +3,22 @@
 use std::fs;
 use std::net::TcpListener;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
+use super::SLOW;
 use super::certificates;
 use super::containerd::{self, Containerd};
-use super::mirror::{self, ACCEPT, NAME, reference, with_fixture};
+use super::mirror::{self, ACCEPT, NAME, at_once, reference, with_fixture, with_fixture_at};
 use super::podman::{self, Setting};
-use super::tokens::TokenService;
+use super::tokens::{self, TokenService};
 use crate::build::Binaries;
 use crate::cluster::image::{Image, hex};
+use crate::cluster::registry::Served;
 use crate::cluster::{Cluster, NODE_PORT, REGISTRY, REGISTRY_PORT, REPOSITORY, TAG};
 use crate::image::fixture;
 use crate::{http, run};
@@ -27,6 +30,8 @@ const HASH: &str = "$2b$04$Gx8PGTXoJzH2JU.bPPgO1uQOZg0wp2wvWW.OwhUQ9/V/sL46iB2pa
 const WRONG: &str = "loud-leaf";
 /// Beside the registry.
 const TOKEN_PORT: u16 = 5001;
+/// Less than a layer takes on a slow link.
+const SHORT: Duration = Duration::from_secs(2);
 /// Another repository of the same registry: whoever may read it may not read ours.
 const ELSEWHERE: &str = "elsewhere";
 
@@ -51,10 +56,7 @@ pub(super) fn with_passwords(programs: &Binaries) -> Result<()> {
 /// `docker-registry` with a token service.
 pub(super) fn with_tokens(programs: &Binaries) -> Result<()> {
     with_private(programs, |cluster| {
-        let address = cluster.lab.host(REGISTRY)?.at(TOKEN_PORT);
-        let listener = cluster.lab.within(REGISTRY, || Ok(TcpListener::bind(address)?))?;
-        let service = TokenService::start(listener, &basic(PASSWORD))?;
-        cluster.settings.auth = Some(service.auth(cluster.lab.directory())?);
+        let service = token_service(cluster, tokens::LIFE)?;
         fill(cluster)?;
         let image = Image::read(&cluster.layout)?;
         let clients = Clients::start(cluster)?;
@@ -69,6 +71,40 @@ pub(super) fn with_tokens(programs: &Binaries) -> Result<()> {
         ];
         is_guarded(cluster, &image, &refused, &bearer(service.token(REPOSITORY)?))
     })
+}
+
+/// Tokens that are good for less time than a layer takes. A node cannot renew them: it tells its
+/// client, which goes on where it was, with a new one, here or (containerd 1.6) past the node.
+pub(super) fn with_short_tokens(programs: &Binaries) -> Result<()> {
+    with_fixture_at(SLOW, programs, 2, &fixture::SMALL, containerd::PACKAGES, |cluster| {
+        let _service = token_service(cluster, SHORT)?;
+        fill(cluster)?;
+        let nodes = cluster.nodes().to_vec();
+        let runtimes = nodes.iter().map(|node| Containerd::start(cluster, node));
+        let runtimes: Vec<Containerd> = runtimes.collect::<Result<_>>()?;
+        let user = format!("{USER}:{PASSWORD}");
+        let pull = |runtime: &Containerd| runtime.pull(cluster, &reference(), &["--user", &user]);
+        at_once(runtimes.iter().map(pull).collect::<Result<_>>()?)?;
+        let served = mirror::asked_of_registry(cluster)?;
+        let of_blobs = |it: &&Served| it.agent.starts_with("xylem") && it.is_for_blob();
+        let mut statuses = served.iter().filter(of_blobs).map(|it| it.status);
+        let ended = statuses.any(|it| it < 300) && statuses.any(|it| it == 401);
+        ensure!(ended, "no token has ended in mid-layer");
+        for runtime in &runtimes {
+            let said = run::output(&mut runtime.run(cluster, &reference())?)?;
+            ensure!(said.contains("handler ran"), "the container says `{said}`");
+        }
+        cluster.all_alive()
+    })
+}
+
+/// Starts a token service beside the registry that is to be started.
+fn token_service(cluster: &mut Cluster, life: Duration) -> Result<TokenService> {
+    let address = cluster.lab.host(REGISTRY)?.at(TOKEN_PORT);
+    let listener = cluster.lab.within(REGISTRY, || Ok(TcpListener::bind(address)?))?;
+    let service = TokenService::start(listener, &basic(PASSWORD), life)?;
+    cluster.settings.auth = Some(service.auth(cluster.lab.directory())?);
+    Ok(service)
 }
 
 /// `docker-registry` with a certificate of an authority that only its nodes know.

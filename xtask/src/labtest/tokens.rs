@@ -20,8 +20,10 @@ use super::certificates;
 /// Whom registry and tokens name.
 const ISSUER: &str = "token service of a lab";
 const SERVICE: &str = "registry of a lab";
-/// How long a token is good.
-const LIFE: Duration = Duration::from_secs(300);
+/// How long a token is good where that does not matter.
+pub(super) const LIFE: Duration = Duration::from_secs(300);
+/// By how much later the registry believes a token to end than the token says.
+const LEEWAY: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
 const PATIENCE: Duration = Duration::from_secs(30);
 const HEAD_BYTES_MAX: u64 = 16 << 10;
@@ -34,6 +36,7 @@ struct Shared {
     certificate: String,
     /// The only `Authorization` that gets tokens.
     accepted: String,
+    life: Duration,
     stop: AtomicBool,
 }
 
@@ -46,13 +49,14 @@ pub(super) struct TokenService {
 }
 
 impl TokenService {
-    /// Serves whoever sends `accepted` as `Authorization`.
-    pub(super) fn start(listener: TcpListener, accepted: &str) -> Result<Self> {
+    /// Serves whoever sends `accepted` as `Authorization`; its tokens are good for so long.
+    pub(super) fn start(listener: TcpListener, accepted: &str, life: Duration) -> Result<Self> {
         let (key, certificate) = certificates::for_tokens()?;
         let shared = Arc::new(Shared {
             key,
             certificate: STANDARD.encode(certificate.der()),
             accepted: accepted.to_owned(),
+            life,
             stop: AtomicBool::new(false),
         });
         let realm = format!("http://{}/token", listener.local_addr()?);
@@ -106,7 +110,7 @@ impl Shared {
         let header = json!({"typ": "JWT", "alg": "ES256", "x5c": [self.certificate]});
         let claims = json!({
             "iss": ISSUER, "sub": "somebody", "aud": SERVICE, "jti": format!("{now}"),
-            "iat": now, "nbf": now, "exp": now + LIFE.as_secs(),
+            "iat": now, "nbf": now, "exp": now + self.life.as_secs() - LEEWAY.as_secs(),
             "access": access.collect::<Vec<Value>>(),
         });
         let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
@@ -129,7 +133,7 @@ impl Shared {
         let scopes = query.split('&').filter_map(|pair| pair.strip_prefix("scope="));
         let scopes: Vec<String> = scopes.map(decoded).collect();
         let token = self.token(&scopes)?;
-        Ok(("200 OK", json!({"token": token, "expires_in": LIFE.as_secs()})))
+        Ok(("200 OK", json!({"token": token, "expires_in": self.life.as_secs()})))
     }
 }
 

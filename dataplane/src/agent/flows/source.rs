@@ -286,6 +286,7 @@ impl Agent {
         if *credentials == Credentials::Node {
             registry.authorize(repository.name(), challenge).await.map_err(refused)?;
         } else {
+            self.revoke(&key.digest);
             // Who has got nothing yet is told at once: it asks again with what is needed.
             let wait = if at > 0 { CREDENTIAL_WAIT_MS } else { 0 };
             let wait = Duration::from_millis(wait);
