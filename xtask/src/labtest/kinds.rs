@@ -19,6 +19,8 @@ use crate::{http, run};
 
 /// As many as the clients unpack: overlay file systems have a bound, and clients too.
 const LAYERS: usize = 120;
+/// Layers of the image that is only copied.
+const BLOBS: usize = 250;
 const SAYS: &str = "as it should";
 /// What the images run: it reads a file of their last layer.
 const COMMAND: [&str; 3] = ["/bin/busybox", "cat", "/said"];
@@ -51,6 +53,28 @@ pub(super) fn all_can_be_pulled(programs: &Binaries) -> Result<()> {
         for kind in kinds.into_iter().chain(["zstd", "v2s2"]) {
             let copied = copy(cluster, &skopeo, kind, &[]);
             copied.and_then(|()| runs(cluster, &runtime, kind)).with_context(|| kind.to_owned())?;
+        }
+        each_blob_once(cluster)
+    })
+}
+
+/// More blobs than a client asks for at once, and than one could unpack. With 1000 the registry alone
+/// takes minutes to be given them.
+pub(super) fn hundreds_of_blobs(programs: &Binaries) -> Result<()> {
+    with_kinds(programs, |cluster, _| {
+        let layout = Layout::create(&cluster.lab.disk().join("hundreds"))?;
+        let layer = |n| layout.layer(&archive(&[("number", &format!("{n}"))])?, true);
+        let layers = (0..BLOBS).map(layer).collect::<Result<Vec<_>>>()?;
+        let image = layout.image(crate::image::architecture(), &layers, &COMMAND)?;
+        let from = layout.tag(image, "latest")?;
+        for layer in &layers {
+            lay_in(cluster, &layout, layer.digest()?, "hundreds")?;
+        }
+        cluster.push_as(&from, &repository("hundreds"), &["--preserve-digests"])?;
+        start(cluster)?;
+        for node in cluster.nodes().to_vec() {
+            let skopeo = Setting::new(cluster, &node)?;
+            copy(cluster, &skopeo, "hundreds", &[]).with_context(|| node)?;
         }
         each_blob_once(cluster)
     })
@@ -141,6 +165,18 @@ fn with_kinds(
         test(cluster, &fixture)?;
         cluster.all_alive()
     })
+}
+
+/// Puts a layer where the registry keeps what was pushed: it takes 50 ms and more for each.
+fn lay_in(cluster: &Cluster, layout: &Layout, digest: &str, kind: &str) -> Result<()> {
+    let (_, hex) = digest.split_once(':').context("a digest without an algorithm")?;
+    let kept = cluster.lab.disk().join(REGISTRY).join("docker/registry/v2");
+    let blob = kept.join("blobs/sha256").join(&hex[..2]).join(hex);
+    let link = kept.join("repositories/kinds").join(kind).join("_layers/sha256").join(hex);
+    fs::create_dir_all(&blob)?;
+    fs::create_dir_all(&link)?;
+    fs::copy(layout.path(hex), blob.join("data"))?;
+    Ok(fs::write(link.join("link"), digest)?)
 }
 
 fn start(cluster: &mut Cluster) -> Result<()> {

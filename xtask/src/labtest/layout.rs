@@ -32,6 +32,13 @@ pub(super) struct Layer {
     diff_id: String,
 }
 
+impl Layer {
+    /// Of the blob.
+    pub(super) fn digest(&self) -> Result<&str> {
+        self.descriptor["digest"].as_str().context("a layer without a digest")
+    }
+}
+
 impl Layout {
     /// An empty layout in a new directory.
     pub(super) fn create(directory: &Path) -> Result<Self> {
@@ -43,9 +50,14 @@ impl Layout {
     /// Adds a blob of any kind; returns its descriptor.
     pub(super) fn blob(&self, media_type: &str, bytes: &[u8]) -> Result<Value> {
         let hex = hex(&Sha256::digest(bytes));
-        fs::write(self.directory.join("blobs/sha256").join(&hex), bytes)?;
+        fs::write(self.path(&hex), bytes)?;
         let digest = format!("sha256:{hex}");
         Ok(json!({"mediaType": media_type, "digest": digest, "size": bytes.len()}))
+    }
+
+    /// Where a blob is.
+    pub(super) fn path(&self, hex: &str) -> PathBuf {
+        self.directory.join("blobs/sha256").join(hex)
     }
 
     /// Adds an archive as a layer.

@@ -56,6 +56,7 @@ pub(super) fn with_fixture_at(
     let mut cluster = Cluster::new(programs, nodes, Some(rate), Origin::DockerRegistry)?;
     cluster.layout = layout;
     cluster.settings.access_log = true;
+    cluster.log = Some(super::LOG);
     test(&mut cluster).map_err(|error| error.context(format!("logs:\n{}", cluster.lab.story())))
 }
 
