@@ -58,8 +58,8 @@ pub(super) fn all_can_be_pulled(programs: &Binaries) -> Result<()> {
     })
 }
 
-/// More blobs than a client asks for at once, and than one could unpack. With 1000 the registry alone
-/// takes minutes to be given them.
+/// More blobs than a client asks for at once, and than one could unpack. With 1000 the registry
+/// alone takes minutes to be given them.
 pub(super) fn hundreds_of_blobs(programs: &Binaries) -> Result<()> {
     with_kinds(programs, |cluster, _| {
         let layout = Layout::create(&cluster.lab.disk().join("hundreds"))?;

@@ -127,6 +127,10 @@ fn a_token_that_ends_in_mid_blob_is_replaced() {
         *registry.token.lock().unwrap() = "Bearer newer".to_owned();
         let challenge = format!("401 Unauthorized\r\nWWW-Authenticate: {CHALLENGE}");
         bench.lose(blob, 0, 700_000, status(&challenge));
+        // Who asks for it with the old one is not let in by a grant of before.
+        assert!(matches!(bench.next_else().await, ToHot::Revoke { digest } if digest == blob));
+        let refused = bench.admit(&format!("GET /v2/secret/app/blobs/{blob}"), GOOD).await;
+        assert_eq!(refused.unwrap_err().status, 401);
         let newer = "Authorization: Bearer newer\r\n";
         let tag = bench.ask_with("HEAD /v2/secret/app/manifests/v1", newer, "").await;
         assert_eq!(tag.status, 200);
@@ -148,6 +152,7 @@ fn a_denied_blob_is_refused_with_the_challenge() {
         assert!(matches!(bench.next_else().await, ToHot::Fetch { .. }));
         assert!(matches!(bench.next_else().await, ToHot::File { .. }));
         bench.lose(blob, 0, 0, status(&format!("401 U\r\nWWW-Authenticate: {CHALLENGE}")));
+        assert!(matches!(bench.next_else().await, ToHot::Revoke { .. }));
         let ToHot::Refuse { status, extra, .. } = bench.next_else().await else {
             panic!("not refused")
         };
