@@ -14,10 +14,12 @@ pub(super) fn killed_in_mid_blob(programs: &Binaries) -> Result<()> {
     super::with_cluster(programs, NODES, SLOW, |cluster| {
         let image = cluster.image()?;
         let mut pulls = pull_everywhere(cluster)?;
-        let mut before = wait_for_full_tree(cluster)?;
+        let tree = wait_for_full_tree(cluster)?;
         // Where a leaf is in the middle of a blob, so are those above it, or a little further.
-        let leaf = before.last().map(|(node, _)| node.clone()).unwrap_or_default();
+        let leaf = tree.last().map(|(node, _)| node.clone()).unwrap_or_default();
         wait_for_mid_blob(cluster, &leaf, &image)?;
+        // What has changed until now was told to the nodes, and they will claim it.
+        let mut before = super::parents(cluster)?;
         cluster.lab.end(CONTROL, libc::SIGKILL)?;
         finish(cluster, &mut pulls, &image)?;
         cluster.start_control()?;
