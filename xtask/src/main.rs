@@ -16,6 +16,7 @@ mod sim;
 mod sys;
 mod test;
 mod tidy;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -49,6 +50,8 @@ enum Command {
     Sim(sim::Options),
     /// Measure our relay beside other ways to relay
     Bench(bench::Args),
+    /// Record a run: flame graph, io_uring's operations, the way of one unit through the nodes
+    Trace(trace::Options),
     /// Remove what a killed or kept lab has left: processes, namespaces, cgroups, directories
     Clean,
     /// Hold a lab until killed: a test kills it
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Command::Sim(options) => sim::run(&options),
         Command::LabHold => labtest::links::hold(),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Trace(options) => trace::run(&options),
         Command::Clean => lab::clean::all(),
     };
     match done {

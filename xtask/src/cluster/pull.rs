@@ -52,7 +52,7 @@ pub(crate) struct Pull {
 }
 
 impl Pull {
-    pub(super) fn start(lab: &mut Lab, node: &str, mut command: Command) -> Result<Self> {
+    pub(crate) fn start(lab: &mut Lab, node: &str, mut command: Command) -> Result<Self> {
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = lab.spawn(node, &format!("pull-{node}"), command)?;
         let stdout = child.stdout.take().context("a piped stdout")?;
