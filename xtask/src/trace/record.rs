@@ -74,6 +74,10 @@ impl Recording {
             // Nothing yet is an error on a pipe that is not waited for.
             Ok(answer.read(&mut said).ok().filter(|&bytes| bytes > 0))
         })?;
+        // Both ends are open: their names are needed no longer.
+        for fifo in [&control, &ack] {
+            fs::remove_file(fifo).with_context(|| format!("cannot remove {}", fifo.display()))?;
+        }
         Ok(recording)
     }
 
