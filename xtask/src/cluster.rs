@@ -101,6 +101,8 @@ pub(crate) struct Cluster {
     pub(crate) shape: Option<String>,
     /// What nodes are to log, if it is not to be their default; to be set before they start.
     pub(crate) log: Option<&'static str>,
+    /// Memory of a node for slots, if it is not to be its default; to be set before they start.
+    pub(crate) memory: Option<String>,
     nodes: Vec<String>,
 }
 
@@ -118,7 +120,17 @@ impl Cluster {
         let lab = Lab::new(&hosts, rate)?;
         let (layout, settings) = (PathBuf::new(), registry::Settings::default());
         let programs = programs.clone();
-        Ok(Self { lab, programs, origin, layout, settings, shape: None, log: None, nodes })
+        Ok(Self {
+            lab,
+            programs,
+            origin,
+            layout,
+            settings,
+            shape: None,
+            log: None,
+            memory: None,
+            nodes,
+        })
     }
 
     /// The names of the nodes.
@@ -257,6 +269,9 @@ impl Cluster {
         xylemd.args(["--node", name, "--listen", address]).arg("--store").arg(self.store(name));
         if let Some(log) = self.log {
             xylemd.args(["--log", log]);
+        }
+        if let Some(memory) = &self.memory {
+            xylemd.args(["--memory", memory]);
         }
         if !self.lab.is_isolated() {
             // Without root all nodes share what their user may lock.

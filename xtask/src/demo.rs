@@ -27,6 +27,10 @@ const REPORTS: Duration = Duration::from_secs(15);
 /// Registry and control have a host each.
 const NODES_MAX: u64 = HOSTS_MAX as u64 - 2;
 
+/// What nodes get for slots: several layers at once, in two stripes each, leave the 8 MiB that are
+/// their default with one slot for each.
+const MEMORY: &str = "32MiB";
+
 /// What to show.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
@@ -42,6 +46,9 @@ pub(crate) struct Options {
     /// The shape of the trees: `twin` or `ft`; else control's default
     #[arg(long, value_parser = ["twin", "ft"])]
     shape: Option<String>,
+    /// Memory of each node for slots [default: 32MiB; without root the node's default]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<String>,
     /// An OCI image layout (DIR or DIR:TAG) or a registry reference; else files of this machine
     #[arg(long)]
     image: Option<String>,
@@ -84,6 +91,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let nodes = usize::try_from(options.nodes)?;
     let mut cluster = Cluster::new(&programs, nodes, rate, origin)?;
     cluster.shape.clone_from(&options.shape);
+    cluster.memory = options.memory.clone().or(privileged.then(|| MEMORY.to_owned()));
     for Slow { node, rate } in &options.slow {
         ensure!(cluster.nodes().contains(node), "there is no node {node}");
         cluster.lab.shape_uplink(node, rate)?;
