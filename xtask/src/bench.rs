@@ -6,6 +6,7 @@ mod coldstart;
 mod control;
 pub(crate) mod guard;
 mod machine;
+mod outcome;
 mod plot;
 mod provision;
 mod race;

@@ -14,6 +14,7 @@ use clap::Args as ClapArgs;
 use serde::{Deserialize, Serialize};
 
 use super::image_layout;
+use super::outcome::{FAILURES_MAX, Outcome};
 use super::race::{Finish, Race, Until};
 use super::report::{Common, Report};
 use super::watch::{Spent, Watch};
@@ -33,8 +34,6 @@ const ZSTD: &str = "demo-zstd";
 const STATE_MAX: Duration = Duration::from_secs(30);
 /// How long a start may take: many nodes unpack on few processors.
 const START_MAX: Duration = Duration::from_secs(900);
-const FAILED: &str = "failed: ";
-const FAILURES_MAX: usize = 2;
 const LINES: &str = "coldstart.jsonl";
 const FETCHED: &str = "bench: fetched";
 const UNPACKED: &str = "bench: unpacked";
@@ -97,25 +96,14 @@ struct Run {
     /// Of the image, as its layers are compressed.
     bytes: u64,
     round: u32,
-    /// Why it does not count: it was disturbed, or it failed.
-    dropped: Option<String>,
     /// From nothing until containerd has every blob.
     download_s: Vec<f64>,
     /// From there until the layers are unpacked.
     unpack_s: Vec<f64>,
     /// From there until the function has printed its first line.
     start_s: Vec<f64>,
-    origin_sent_bytes: u64,
-    machine_cpu_s: f64,
-    cpu_share: f64,
-    foreign_share: f64,
-    stolen_share: f64,
-}
-
-impl Run {
-    fn has_failed(&self) -> bool {
-        self.dropped.as_ref().is_some_and(|why| why.starts_with(FAILED))
-    }
+    #[serde(flatten)]
+    outcome: Outcome,
 }
 
 /// Runs it all, and writes the report.
@@ -134,7 +122,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     report.publish("coldstart", "From nothing to the first output", &table::page(&all))?;
     println!("{}", report.directory().join("coldstart.md").display());
-    let failed = runs.iter().filter(|run| run.has_failed()).count();
+    let failed = runs.iter().filter(|run| run.outcome.has_failed()).count();
     if failed > 0 {
         bail!("{failed} runs failed");
     }
@@ -162,8 +150,8 @@ fn measure(args: &Args, programs: &Binaries) -> Result<Vec<Run>> {
                 let own = runs.iter().filter(|run| run.variant == variant.name());
                 own.filter(|run| wanted(run)).count()
             };
-            let enough = of(|run| run.dropped.is_none()) >= usize::try_from(rounds)?;
-            if enough || of(Run::has_failed) >= FAILURES_MAX {
+            let enough = of(|run| run.outcome.is_kept()) >= usize::try_from(rounds)?;
+            if enough || of(|run| run.outcome.has_failed()) >= FAILURES_MAX {
                 continue;
             }
             runs.push(one(&mut cluster, args, image, variant, round)?);
@@ -190,23 +178,8 @@ fn one(
     variant: Variant,
     round: u32,
 ) -> Result<Run> {
-    let mut run = Run {
-        variant: variant.name(),
-        image: if image.contains('/') { "given" } else { image }.to_owned(),
-        nodes: cluster.nodes().len(),
-        rate: args.rate.clone(),
-        bytes: 0,
-        round,
-        dropped: None,
-        download_s: Vec::new(),
-        unpack_s: Vec::new(),
-        start_s: Vec::new(),
-        origin_sent_bytes: 0,
-        machine_cpu_s: 0.0,
-        cpu_share: 0.0,
-        foreign_share: 0.0,
-        stolen_share: 0.0,
-    };
+    let image = if image.contains('/') { "given" } else { image };
+    let mut run = Run::new(variant, image, cluster.nodes().len(), &args.rate, round);
     let outcome = race(cluster, variant, &mut run.bytes);
     clear(cluster)?;
     match outcome {
@@ -214,16 +187,11 @@ fn one(
             for finish in &finishes {
                 run.split(finish)?;
             }
-            run.origin_sent_bytes = spent.passed.first().map_or(0, |passed| passed.sent_bytes);
-            run.machine_cpu_s = spent.busy_s;
-            run.cpu_share = spent.busy_share;
-            run.foreign_share = spent.foreign_share;
-            run.stolen_share = spent.stolen_share;
-            run.dropped = args.common.disturbed(spent.foreign_share, spent.stolen_share);
+            run.outcome = Outcome::of(&spent, &args.common);
         }
         Err(error) => {
             run::go_on()?;
-            run.dropped = Some(format!("{FAILED}{error:#}"));
+            run.outcome = Outcome::failed(&error);
         }
     }
     let most = |of: &[f64]| of.iter().copied().fold(0.0, f64::max);
@@ -233,13 +201,29 @@ fn one(
         most(&run.download_s),
         most(&run.unpack_s),
         most(&run.start_s),
-        run.cpu_share * 100.0,
-        run.dropped.as_deref().unwrap_or(""),
+        run.outcome.cpu_share * 100.0,
+        run.outcome.dropped.as_deref().unwrap_or(""),
     );
     Ok(run)
 }
 
 impl Run {
+    /// One that has not begun.
+    fn new(variant: Variant, image: &str, nodes: usize, rate: &str, round: u32) -> Self {
+        Self {
+            variant: variant.name(),
+            image: image.to_owned(),
+            nodes,
+            rate: rate.to_owned(),
+            bytes: 0,
+            round,
+            download_s: Vec::new(),
+            unpack_s: Vec::new(),
+            start_s: Vec::new(),
+            outcome: Outcome::default(),
+        }
+    }
+
     /// Takes a node's times apart.
     fn split(&mut self, finish: &Finish) -> Result<()> {
         let at = |word: &str| {
@@ -325,31 +309,11 @@ fn clear(cluster: &mut Cluster) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn run() -> Run {
-        Run {
-            variant: Variant::ALL[0].name(),
-            image: "small".into(),
-            nodes: 1,
-            rate: "1gbit".into(),
-            bytes: 1,
-            round: 1,
-            dropped: None,
-            download_s: Vec::new(),
-            unpack_s: Vec::new(),
-            start_s: Vec::new(),
-            origin_sent_bytes: 0,
-            machine_cpu_s: 0.0,
-            cpu_share: 0.0,
-            foreign_share: 0.0,
-            stolen_share: 0.0,
-        }
-    }
-
     #[test]
     fn a_start_is_split_at_what_was_said() {
         let line = |at: f64, text: &str| (at, text.to_owned());
         let mut lines = vec![line(1.0, FETCHED), line(3.0, UNPACKED)];
-        let mut run = run();
+        let mut run = Run::new(Variant::ALL[0], "small", 1, "1gbit", 1);
         let silent = Finish { at_s: 4.0, lines: lines.clone() };
         assert!(run.split(&silent).unwrap_err().to_string().contains("nothing"));
         lines.extend([line(3.5, "handler ran"), line(9.0, "more")]);

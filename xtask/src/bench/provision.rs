@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args as ClapArgs, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use super::outcome::{FAILURES_MAX, Outcome};
 use super::report::{Common, Report};
 use super::watch::{Spent, Watch};
 use super::{image_layout, provision_programs};
@@ -35,10 +36,6 @@ const STATE_MAX: Duration = Duration::from_secs(30);
 const SLACK: Duration = Duration::from_secs(60);
 /// How many times the slowest way there is, one copy after the other from the registry.
 const SLOWEST: f64 = 3.0;
-/// A variant that has failed so often in a bench is not tried again.
-const FAILURES_MAX: u32 = 2;
-/// How the reason begins of what was dropped because it failed.
-const FAILED: &str = "failed: ";
 /// The one release of libtorrent that is compared.
 const LIBTORRENT: &str = "libtorrent==2.1.1";
 /// The file with the lines.
@@ -89,8 +86,6 @@ struct Run {
     rate: String,
     bytes: u64,
     round: u32,
-    /// Why it does not count: it was disturbed, or it failed.
-    dropped: Option<String>,
     /// What one flow got on the idle link in this round.
     goodput_bytes_s: f64,
     /// `bytes` over that.
@@ -99,21 +94,11 @@ struct Run {
     seconds: Vec<f64>,
     /// When each node had its first 64 KiB.
     first_s: Vec<f64>,
-    origin_sent_bytes: u64,
     nodes_sent_bytes: Vec<u64>,
-    machine_cpu_s: f64,
-    cpu_share: f64,
-    foreign_share: f64,
-    stolen_share: f64,
     /// Most memory of any node.
     memory_bytes: u64,
-}
-
-impl Run {
-    /// Whether it came to no end, or to a wrong one.
-    fn has_failed(&self) -> bool {
-        self.dropped.as_ref().is_some_and(|why| why.starts_with(FAILED))
-    }
+    #[serde(flatten)]
+    outcome: Outcome,
 }
 
 /// Runs it all, and writes the report also of what did not fail.
@@ -137,7 +122,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             continue;
         }
         let runs = measure(args, &tools, workload, &variants)?;
-        let broken = runs.iter().filter(|run| run.has_failed());
+        let broken = runs.iter().filter(|run| run.outcome.has_failed());
         failed.extend(broken.map(|run| run.variant.clone()));
         // Of the same experiment the last run counts; other numbers of nodes stay.
         let same = |old: &Run| {
@@ -202,11 +187,12 @@ fn measure(
     eprintln!("{}: {} bytes to {nodes} nodes, {}", workload.name(), site.bytes(), args.rate);
     let (rounds, tries) = args.common.rounds();
     let mut runs = Vec::new();
-    let mut kept: BTreeMap<String, u32> = BTreeMap::new();
-    let mut failures: BTreeMap<String, u32> = BTreeMap::new();
+    let rounds = usize::try_from(rounds)?;
+    let mut kept: BTreeMap<String, usize> = BTreeMap::new();
+    let mut failures: BTreeMap<String, usize> = BTreeMap::new();
     for round in 1..=tries {
         let is_open = |variant: &&Variant| {
-            let of = |counts: &BTreeMap<String, u32>| counts.get(&variant.name()).copied();
+            let of = |counts: &BTreeMap<String, usize>| counts.get(&variant.name()).copied();
             of(&kept).unwrap_or(0) < rounds && of(&failures).unwrap_or(0) < FAILURES_MAX
         };
         let mut open: Vec<Variant> = variants.iter().filter(is_open).copied().collect();
@@ -220,9 +206,9 @@ fn measure(
         for variant in open {
             let run = one(&mut site, args, variant, round, goodput_bytes_s)?;
             show(&run);
-            if run.dropped.is_none() {
+            if run.outcome.is_kept() {
                 *kept.entry(run.variant.clone()).or_default() += 1;
-            } else if run.has_failed() {
+            } else if run.outcome.has_failed() {
                 *failures.entry(run.variant.clone()).or_default() += 1;
             }
             runs.push(run);
@@ -249,18 +235,13 @@ fn one(
         rate: args.rate.clone(),
         bytes: site.bytes(),
         round,
-        dropped: None,
         goodput_bytes_s,
         limit_s,
         seconds: Vec::new(),
         first_s: Vec::new(),
-        origin_sent_bytes: 0,
         nodes_sent_bytes: Vec::new(),
-        machine_cpu_s: 0.0,
-        cpu_share: 0.0,
-        foreign_share: 0.0,
-        stolen_share: 0.0,
         memory_bytes: 0,
+        outcome: Outcome::default(),
     };
     let outcome = race(site, variant, limit_s);
     let story = if outcome.is_err() { site.cluster.lab.story() } else { String::new() };
@@ -269,12 +250,12 @@ fn one(
         Ok((seconds, spent)) => {
             run.seconds = seconds;
             run.fill(&spent);
-            run.dropped = args.common.disturbed(spent.foreign_share, spent.stolen_share);
+            run.outcome = Outcome::of(&spent, &args.common);
         }
         Err(error) => {
             run::go_on()?;
             eprintln!("{}: {error:#}\n{story}", run.variant);
-            run.dropped = Some(format!("{FAILED}{error:#}"));
+            run.outcome = Outcome::failed(&error);
         }
     }
     Ok(run)
@@ -284,14 +265,9 @@ impl Run {
     /// Takes over what the watch has seen. The first hosts are the registry and control.
     fn fill(&mut self, spent: &Spent) {
         let nodes = [cluster::REGISTRY, cluster::CONTROL].len();
-        self.origin_sent_bytes = spent.passed.first().map_or(0, |passed| passed.sent_bytes);
         self.nodes_sent_bytes = spent.passed[nodes..].iter().map(|it| it.sent_bytes).collect();
         self.first_s = spent.first_s[nodes..].iter().flatten().copied().collect();
         self.memory_bytes = spent.memory_bytes[nodes..].iter().copied().max().unwrap_or(0);
-        self.machine_cpu_s = spent.busy_s;
-        self.cpu_share = spent.busy_share;
-        self.foreign_share = spent.foreign_share;
-        self.stolen_share = spent.stolen_share;
     }
 }
 
@@ -311,14 +287,14 @@ fn race(site: &mut Site, variant: Variant, limit_s: f64) -> Result<(Vec<f64>, Sp
 /// One line for whoever waits.
 fn show(run: &Run) {
     let slowest = run.seconds.iter().copied().fold(0.0, f64::max);
-    let verdict = run.dropped.as_deref().unwrap_or("");
+    let verdict = run.outcome.dropped.as_deref().unwrap_or("");
     eprintln!(
         "round {} {:16} {:7.2} s {:6.2} x S/B  CPU {:3.0} %  {verdict}",
         run.round,
         run.variant,
         slowest,
         slowest / run.limit_s,
-        run.cpu_share * 100.0,
+        run.outcome.cpu_share * 100.0,
     );
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Run, Variant};
+use crate::bench::outcome::dropped_cell;
 use crate::bench::plot::{self, Bar};
 use crate::bench::report::{self, BUSY_SHARE};
 use crate::bench::stats::Spread;
@@ -46,7 +47,7 @@ fn by_variant<'a>(runs: &[&'a Run]) -> Vec<Row<'a>> {
 }
 
 fn kept<'a>(runs: &[&'a Run]) -> Vec<&'a Run> {
-    runs.iter().copied().filter(|run| run.dropped.is_none()).collect()
+    runs.iter().copied().filter(|run| run.outcome.is_kept()).collect()
 }
 
 fn spread(runs: &[&Run], value: impl Fn(&Run) -> f64) -> Option<Spread> {
@@ -106,9 +107,10 @@ fn table(rows: &[Row]) -> Vec<Vec<String>> {
             spread(&runs, value).map_or("-".to_owned(), |it| format!("{:.digits$}", it.median))
         };
         let ratio = spread(&runs, total).zip(first).map(|(own, first)| own.median / first.median);
-        let busy = spread(&runs, |run| run.cpu_share).is_some_and(|it| it.median >= BUSY_SHARE);
+        let busy =
+            spread(&runs, |run| run.outcome.cpu_share).is_some_and(|it| it.median >= BUSY_SHARE);
         let limited = if busy { " CPU!" } else { "" };
-        let failed = all.iter().filter(|run| run.has_failed()).count();
+        let failed = all.iter().filter(|run| run.outcome.has_failed()).count();
         let disturbed = all.len() - runs.len() - failed;
         table.push(vec![
             name.clone(),
@@ -119,13 +121,9 @@ fn table(rows: &[Row]) -> Vec<Vec<String>> {
             cell(&|run| slowest(run)[2]),
             one(&origin, 2),
             one(&megabytes, 1),
-            one(&|run| run.cpu_share * 100.0, 0) + " %",
+            one(&|run| run.outcome.cpu_share * 100.0, 0) + " %",
             runs.len().to_string(),
-            if failed > 0 {
-                format!("{disturbed}, {failed} failed")
-            } else {
-                disturbed.to_string()
-            },
+            dropped_cell(disturbed, failed),
         ]);
     }
     table
@@ -133,7 +131,7 @@ fn table(rows: &[Row]) -> Vec<Vec<String>> {
 
 #[expect(clippy::cast_precision_loss, reason = "ratios to two digits")]
 fn origin(run: &Run) -> f64 {
-    run.origin_sent_bytes as f64 / run.bytes as f64
+    run.outcome.origin_sent_bytes as f64 / run.bytes as f64
 }
 
 #[expect(clippy::cast_precision_loss, reason = "megabytes to a tenth")]
@@ -167,25 +165,22 @@ pub(super) fn pictures(runs: &[Run]) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::outcome::Outcome;
 
     #[test]
     fn the_slowest_node_is_shown_with_its_own_parts() {
         let run = |variant: Variant, download_s: f64| Run {
-            variant: variant.name(),
-            image: "big".into(),
-            nodes: 2,
-            rate: "1gbit".into(),
             bytes: 1_000_000,
-            round: 1,
-            dropped: None,
             download_s: vec![download_s, 1.0],
             unpack_s: vec![1.0, 1.0],
             start_s: vec![0.5, 0.25],
-            origin_sent_bytes: 2_000_000,
-            machine_cpu_s: 1.0,
-            cpu_share: 0.5,
-            foreign_share: 0.0,
-            stolen_share: 0.0,
+            outcome: Outcome {
+                origin_sent_bytes: 2_000_000,
+                machine_cpu_s: 1.0,
+                cpu_share: 0.5,
+                ..Outcome::default()
+            },
+            ..Run::new(variant, "big", 2, "1gbit", 1)
         };
         let direct = run(Variant::ALL[0], 6.5);
         assert_eq!(slowest(&direct), [6.5, 1.0, 0.5]);

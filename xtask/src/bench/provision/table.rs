@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Run;
+use crate::bench::outcome::dropped_cell;
 use crate::bench::plot::{self, Bar};
 use crate::bench::report::{self, BUSY_SHARE};
 use crate::bench::stats::{Spread, percentile};
@@ -34,7 +35,7 @@ impl Row<'_> {
     }
 
     fn is_limited_by_cpu(&self) -> bool {
-        self.of(|run| run.cpu_share).is_some_and(|share| share.median >= BUSY_SHARE)
+        self.of(|run| run.outcome.cpu_share).is_some_and(|share| share.median >= BUSY_SHARE)
     }
 }
 
@@ -54,7 +55,7 @@ fn part_of(bytes: u64, run: &Run) -> f64 {
 /// CPU-seconds of the whole machine for each GiB that each node got.
 #[expect(clippy::cast_precision_loss, reason = "ratios to three digits")]
 fn cpu_s_per_gib(run: &Run) -> f64 {
-    run.machine_cpu_s / (run.bytes as f64 / GIB * run.nodes as f64)
+    run.outcome.machine_cpu_s / (run.bytes as f64 / GIB * run.nodes as f64)
 }
 
 /// The rows of each setting, the fastest first.
@@ -67,8 +68,8 @@ fn settings<'a>(runs: &'a [Run]) -> Vec<Vec<Row<'a>>> {
     let rows = settings.into_values().map(|variants| {
         let row = |(variant, runs): (&'a str, Vec<&'a Run>)| {
             let all = runs.len();
-            let failed = runs.iter().filter(|run| run.has_failed()).count();
-            let kept: Vec<_> = runs.into_iter().filter(|run| run.dropped.is_none()).collect();
+            let failed = runs.iter().filter(|run| run.outcome.has_failed()).count();
+            let kept: Vec<_> = runs.into_iter().filter(|run| run.outcome.is_kept()).collect();
             let disturbed = all - failed - kept.len();
             Row { variant, kept, disturbed, failed }
         };
@@ -177,25 +178,21 @@ fn cells(row: &Row) -> Vec<String> {
         part_of(pick(&run.nodes_sent_bytes).unwrap_or(0), run)
     };
     let limited = if row.is_limited_by_cpu() { " CPU!" } else { "" };
-    let dropped = match (row.disturbed, row.failed) {
-        (disturbed, 0) => disturbed.to_string(),
-        (disturbed, failed) => format!("{disturbed}, {failed} failed"),
-    };
     vec![
         row.variant.to_owned(),
         spread(&ratio, 2) + limited,
-        spread(&|run| part_of(run.origin_sent_bytes, run), 2),
+        spread(&|run| part_of(run.outcome.origin_sent_bytes, run), 2),
         spread(&cpu_s_per_gib, 2),
         median(&|run| run.first_s.iter().copied().fold(0.0, f64::max), 3),
         pooled(50),
         pooled(99),
         spread(&slowest_s, 2),
-        median(&|run| run.cpu_share * 100.0, 0) + " %",
+        median(&|run| run.outcome.cpu_share * 100.0, 0) + " %",
         median(&|run| run.memory_bytes as f64 / MIB, 1),
         median(&|run| sent(run, |all| all.iter().copied().max()), 2),
         median(&|run| sent(run, |all| all.iter().copied().min()), 2),
         row.kept.len().to_string(),
-        dropped,
+        dropped_cell(row.disturbed, row.failed),
     ]
 }
 
@@ -226,6 +223,7 @@ pub(super) fn pictures(runs: &[Run]) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::outcome::Outcome;
 
     fn run(variant: &str, slowest_s: f64, dropped: Option<&str>) -> Run {
         Run {
@@ -235,18 +233,19 @@ mod tests {
             rate: "1gbit".into(),
             bytes: 1 << 30,
             round: 1,
-            dropped: dropped.map(str::to_owned),
             goodput_bytes_s: GIB,
             limit_s: 1.0,
             seconds: vec![slowest_s / 2.0, slowest_s],
             first_s: vec![0.1, 0.2],
-            origin_sent_bytes: 2 << 30,
             nodes_sent_bytes: vec![0, 1 << 30],
-            machine_cpu_s: 4.0,
-            cpu_share: 0.95,
-            foreign_share: 0.0,
-            stolen_share: 0.0,
             memory_bytes: 3 << 20,
+            outcome: Outcome {
+                dropped: dropped.map(str::to_owned),
+                origin_sent_bytes: 2 << 30,
+                machine_cpu_s: 4.0,
+                cpu_share: 0.95,
+                ..Outcome::default()
+            },
         }
     }
 
@@ -267,6 +266,18 @@ mod tests {
         assert!(rows[4].starts_with("| broken | - |") && rows[4].ends_with("| 0 | 0, 1 failed |"));
         assert!(page.contains("](provision-blob-2-1gbit.svg)"), "{page}");
         assert!(page.contains("](provision-blob-2-1gbit-cpu.svg)"), "{page}");
+    }
+
+    #[test]
+    fn lines_are_flat_and_read_again() {
+        let line = serde_json::to_string(&run("x", 1.0, Some("failed: why"))).unwrap();
+        for flat in ["\"dropped\":\"failed: why\"", "\"cpu_share\":0.95", "\"round\":1"] {
+            assert!(line.contains(flat), "{line}");
+        }
+        let again: Run = serde_json::from_str(&line).unwrap();
+        assert!(again.outcome.has_failed() && again.outcome.origin_sent_bytes == 2 << 30);
+        let kept = serde_json::to_string(&run("x", 1.0, None)).unwrap();
+        assert!(serde_json::from_str::<Run>(&kept).unwrap().outcome.is_kept());
     }
 
     #[test]
