@@ -5,14 +5,12 @@ mod report;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use crate::cluster::image::Image;
 use crate::cluster::pull::{Done, Pull};
 use crate::cluster::{self, Cluster, Origin};
 use crate::lab::{HOSTS_MAX, measure};
@@ -128,7 +126,7 @@ fn show(cluster: &mut Cluster, options: &Options, step: &dyn Fn(&str)) -> Result
     let after = Spent::now(cluster)?;
     let found = cluster.slow_uplinks()?;
     step("the clock has stopped: every file of every store against its SHA-256");
-    let verified = verify(cluster, &names, &image);
+    let verified = run::with_each(&names, |name| cluster.verify(name, &image));
     let hops = cluster.settled_hops(&image, REPORTS)?;
     let nodes = names.iter().zip(&done).zip(&verified).map(|((name, done), verified)| Node {
         name: name.clone(),
@@ -212,27 +210,6 @@ fn makespan_s<'a>(done: impl IntoIterator<Item = &'a Done>) -> f64 {
         |(start, end): (u64, u64), done: &Done| (start.min(done.start_ns), end.max(done.end_ns));
     let (start, end) = done.into_iter().fold((u64::MAX, 0), span);
     Duration::from_nanos(end.saturating_sub(start)).as_secs_f64()
-}
-
-/// Checks all stores, as many at a time as there are processors.
-fn verify(cluster: &Cluster, names: &[String], image: &Image) -> Vec<Result<()>> {
-    let next = AtomicUsize::new(0);
-    let check = || {
-        let mut checked = Vec::new();
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(name) = names.get(index) else { return checked };
-            let outcome = run::go_on().and_then(|()| cluster.verify(name, image));
-            checked.push((index, outcome));
-        }
-    };
-    let threads = thread::available_parallelism().map_or(1, usize::from);
-    let mut checked: Vec<(usize, Result<()>)> = thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(check)).collect();
-        workers.into_iter().flat_map(|it| it.join().expect("hashing does not panic")).collect()
-    });
-    checked.sort_by_key(|(index, _)| *index);
-    checked.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
 /// Whether a reference names a registry of this machine.

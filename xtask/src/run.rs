@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -73,6 +73,30 @@ pub(crate) fn wait_for<T>(
         }
         thread::sleep(POLL);
     }
+}
+
+/// Does something with each, as many at a time as there are processors; what came of it, in order.
+/// After a signal the rest is not begun.
+pub(crate) fn with_each<T: Sync>(
+    things: &[T],
+    work: impl Fn(&T) -> Result<()> + Sync,
+) -> Vec<Result<()>> {
+    let next = AtomicUsize::new(0);
+    let some = || {
+        let mut done = Vec::new();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(thing) = things.get(index) else { return done };
+            done.push((index, go_on().and_then(|()| work(thing))));
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let mut done: Vec<(usize, Result<()>)> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(some)).collect();
+        workers.into_iter().flat_map(|it| it.join().expect("the work does not panic")).collect()
+    });
+    done.sort_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
 /// Lets time pass: for a measurement's window or a display's pace, never to wait for an event.
@@ -190,5 +214,19 @@ mod tests {
     fn a_wait_ends_at_its_bound() {
         let error = wait_for::<()>("nothing", Duration::ZERO, || Ok(None)).unwrap_err();
         assert_eq!(error.to_string(), "waited 0 s in vain for nothing");
+    }
+
+    #[test]
+    fn each_is_worked_on_once_and_what_came_of_it_keeps_its_place() {
+        let numbers: Vec<u32> = (0..100).collect();
+        let done = with_each(&numbers, |number| {
+            anyhow::ensure!(number % 7 != 0, "{number}");
+            Ok(())
+        });
+        let failed: Vec<String> =
+            done.iter().filter_map(|it| Some(it.as_ref().err()?.to_string())).collect();
+        let expected: Vec<String> = (0..100).step_by(7).map(|number| number.to_string()).collect();
+        assert_eq!((done.len(), failed), (100, expected));
+        assert!(done[1].is_ok() && done[7].is_err());
     }
 }

@@ -3,8 +3,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -150,20 +148,7 @@ impl Site {
 
     /// Does something for all nodes, as many at a time as there are processors.
     pub(super) fn on_all(&self, work: impl Fn(&str) -> Result<()> + Sync) -> Result<()> {
-        let next = AtomicUsize::new(0);
-        let names = self.cluster.nodes();
-        let some = || {
-            while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
-                run::go_on()?;
-                work(name)?;
-            }
-            Ok(())
-        };
-        let threads = thread::available_parallelism().map_or(1, usize::from);
-        thread::scope(|scope| {
-            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(some)).collect();
-            workers.into_iter().try_for_each(|it| it.join().expect("checking does not panic"))
-        })
+        run::with_each(self.cluster.nodes(), |name| work(name)).into_iter().collect()
     }
 }
 
