@@ -130,12 +130,32 @@ const TESTS: &[Test] = &[
     ("registry_with_an_authority_of_its_own", private::with_own_authority),
 ];
 
-/// How many tests passed, failed and were skipped.
-#[derive(Clone, Copy, Debug, Default)]
+/// How many tests passed and were skipped, and which failed.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) passed: u64,
-    pub(crate) failed: u64,
     pub(crate) skipped: u64,
+    /// A line for each, with the name first.
+    pub(crate) failed: Vec<String>,
+}
+
+impl Tally {
+    /// Notes a failure by its name and the first line of what is known about it.
+    pub(crate) fn fail(&mut self, name: &str, why: &str) {
+        let line = why.lines().next().unwrap_or_default();
+        self.failed.push(format!("{name}: {line}"));
+    }
+
+    /// Says how many there were, after what failed: of a long run the end is read first.
+    pub(crate) fn conclude(&self) -> Result<()> {
+        for line in &self.failed {
+            println!("FAILED: {line}");
+        }
+        let failed = self.failed.len();
+        println!("{} passed, {failed} failed, {} skipped", self.passed, self.skipped);
+        ensure!(failed == 0, "{failed} failed");
+        Ok(())
+    }
 }
 
 /// `cargo xtask lab-test`.
@@ -144,10 +164,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         TESTS.iter().for_each(|(name, _)| println!("{name}"));
         return Ok(());
     }
-    let tally = all(options.name.as_deref(), options.release)?;
-    println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
-    ensure!(tally.failed == 0, "{} lab tests failed", tally.failed);
-    Ok(())
+    all(options.name.as_deref(), options.release)?.conclude()
 }
 
 /// Builds what is needed and runs the tests whose name contains `filter`.
@@ -174,7 +191,7 @@ pub(crate) fn all(filter: Option<&str>, release: bool) -> Result<Tally> {
             }
             Err(error) => {
                 println!("lab test {name} ... FAILED ({seconds:.1} s)\n    {error:#}");
-                tally.failed += 1;
+                tally.fail(&format!("lab test {name}"), &error.root_cause().to_string());
             }
         }
     }
