@@ -379,6 +379,21 @@ impl Cluster {
         Ok(())
     }
 
+    /// Ends every process but the registry, and removes what nodes have stored, and more.
+    pub(crate) fn clear(&mut self, more: impl IntoIterator<Item = PathBuf>) -> Result<()> {
+        for name in self.lab.process_names() {
+            if name != REGISTRY {
+                self.lab.end(&name, libc::SIGTERM)?;
+            }
+        }
+        let stores = self.nodes.iter().map(|node| self.store(node));
+        for directory in stores.chain(more).filter(|directory| directory.exists()) {
+            fs::remove_dir_all(&directory)
+                .with_context(|| format!("cannot remove {}", directory.display()))?;
+        }
+        Ok(())
+    }
+
     /// Waits for something a node's status says.
     pub(crate) fn wait_for_status(
         &mut self,

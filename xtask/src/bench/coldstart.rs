@@ -288,21 +288,11 @@ fn race(cluster: &mut Cluster, variant: Variant, bytes: &mut u64) -> Result<(Vec
 
 /// Ends every process but the registry, and removes what nodes have stored.
 fn clear(cluster: &mut Cluster) -> Result<()> {
-    for name in cluster.lab.process_names() {
-        if name != cluster::REGISTRY {
-            cluster.lab.end(&name, libc::SIGTERM)?;
-        }
-    }
-    let lab = &cluster.lab;
-    for node in cluster.nodes() {
-        let own =
-            [cluster.store(node), Containerd::root(lab, node), Containerd::directory(lab, node)];
-        for directory in own.iter().filter(|directory| directory.exists()) {
-            fs::remove_dir_all(directory)
-                .with_context(|| format!("cannot remove what {node} has stored"))?;
-        }
-    }
-    Ok(())
+    let of = |node: &String| {
+        [Containerd::root(&cluster.lab, node), Containerd::directory(&cluster.lab, node)]
+    };
+    let more: Vec<PathBuf> = cluster.nodes().iter().flat_map(of).collect();
+    cluster.clear(more)
 }
 
 #[cfg(test)]

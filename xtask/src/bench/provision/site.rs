@@ -122,18 +122,7 @@ impl Site {
 
     /// Ends every process but the registry, and removes what nodes have stored.
     pub(super) fn clear(&mut self) -> Result<()> {
-        for name in self.cluster.lab.process_names() {
-            if name != cluster::REGISTRY {
-                self.cluster.lab.end(&name, libc::SIGTERM)?;
-            }
-        }
-        let stores = self.cluster.nodes().iter().map(|node| self.cluster.store(node));
-        for directory in stores.chain([self.cluster.lab.disk().join("scratch")]) {
-            if directory.exists() {
-                fs::remove_dir_all(&directory).context("cannot remove what a run has stored")?;
-            }
-        }
-        Ok(())
+        self.cluster.clear([self.cluster.lab.disk().join("scratch")])
     }
 
     /// Compares the files that nodes have with the blob's digest.
