@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::lab::Lab;
+use crate::lab::measure::{self, MachineTicks};
 use crate::lab::traffic::{Passed, Traffic};
-use crate::sys;
 
 /// Bytes on a node's link after which the first of the data is there: more than all that is said
 /// before it, and little of any blob.
@@ -31,13 +31,11 @@ const KTHREADD: u32 = 2;
 pub(super) struct Watch {
     start: Instant,
     before: Vec<Passed>,
-    idle_ticks: u64,
-    stolen_ticks: u64,
+    machine: MachineTicks,
     foreign_ticks: u64,
     namespaces: BTreeMap<u64, usize>,
     enough: Arc<AtomicBool>,
     sampler: Option<JoinHandle<Result<Sampled>>>,
-    traffic: Traffic,
 }
 
 /// What a span has cost. Lists are in the order of the lab's hosts.
@@ -61,6 +59,7 @@ pub(super) struct Spent {
 
 #[derive(Debug)]
 struct Sampled {
+    after: Vec<Passed>,
     first_s: Vec<Option<f64>>,
     memory_bytes: Vec<u64>,
 }
@@ -75,22 +74,20 @@ impl Watch {
             namespaces.insert(fs::metadata(Path::new("/run/netns").join(name))?.ino(), index);
         }
         let foreign_ticks = foreign_ticks(&namespaces)?;
+        let traffic = Traffic::open(lab)?;
+        let before = traffic.read()?;
+        let enough = Arc::new(AtomicBool::new(false));
+        let machine = MachineTicks::read()?;
+        let start = Instant::now();
         let mut watch = Self {
-            before: Traffic::open(lab)?.read()?,
-            traffic: Traffic::open(lab)?,
+            start,
+            before: before.clone(),
+            machine,
             foreign_ticks,
-            idle_ticks: 0,
-            stolen_ticks: 0,
-            start: Instant::now(),
-            enough: Arc::new(AtomicBool::new(false)),
+            namespaces: namespaces.clone(),
+            enough: Arc::clone(&enough),
             sampler: None,
-            namespaces,
         };
-        let (traffic, before) = (Traffic::open(lab)?, watch.before.clone());
-        let (namespaces, enough) = (watch.namespaces.clone(), Arc::clone(&watch.enough));
-        [watch.idle_ticks, watch.stolen_ticks] = machine_ticks()?;
-        watch.start = Instant::now();
-        let start = watch.start;
         let sampling = move || sample(&traffic, &before, &namespaces, start, &enough);
         watch.sampler = Some(thread::spawn(sampling));
         Ok(watch)
@@ -98,26 +95,27 @@ impl Watch {
 
     /// Ends it.
     pub(super) fn close(mut self) -> Result<Spent> {
-        let [idle, stolen] = machine_ticks()?;
+        let machine = MachineTicks::read()?;
         let wall_s = self.start.elapsed().as_secs_f64();
-        let after = self.traffic.read()?;
         self.enough.store(true, Ordering::Relaxed);
         let sampler = self.sampler.take().context("no sampler")?;
         let sampled = sampler.join().expect("the sampler does not panic")?;
         let foreign = foreign_ticks(&self.namespaces)?;
         #[expect(clippy::cast_precision_loss, reason = "a handful of processors")]
         let capacity_s = wall_s * thread::available_parallelism()?.get() as f64;
-        let busy_s = capacity_s - seconds(idle - self.idle_ticks);
-        let busy_s = (busy_s - seconds(stolen - self.stolen_ticks)).max(0.0);
-        let passed = self.before.iter().zip(&after).map(|(before, after)| Passed {
+        let stolen_s = measure::seconds(machine.stolen - self.machine.stolen);
+        let idle_s = measure::seconds(machine.idle.saturating_sub(self.machine.idle));
+        let busy_s = (capacity_s - idle_s - stolen_s).max(0.0);
+        let foreign_s = measure::seconds(foreign.saturating_sub(self.foreign_ticks));
+        let passed = self.before.iter().zip(&sampled.after).map(|(before, after)| Passed {
             sent_bytes: after.sent_bytes - before.sent_bytes,
             received_bytes: after.received_bytes - before.received_bytes,
         });
         Ok(Spent {
             busy_s,
             busy_share: busy_s / capacity_s,
-            foreign_share: seconds(foreign.saturating_sub(self.foreign_ticks)) / capacity_s,
-            stolen_share: seconds(stolen - self.stolen_ticks) / capacity_s,
+            foreign_share: foreign_s / capacity_s,
+            stolen_share: stolen_s / capacity_s,
             passed: passed.collect(),
             first_s: sampled.first_s,
             memory_bytes: sampled.memory_bytes,
@@ -162,17 +160,7 @@ fn sample(
         }
         thread::sleep(LINKS_PERIOD);
     }
-    Ok(Sampled { first_s, memory_bytes })
-}
-
-/// Idle and waiting, and stolen, of all processors so far.
-fn machine_ticks() -> Result<[u64; 2]> {
-    let stat = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
-    let line = stat.lines().next().unwrap_or_default();
-    // user nice system idle iowait irq softirq steal
-    let fields: Vec<u64> = line.split_whitespace().skip(1).flat_map(str::parse).collect();
-    let field = |index: usize| fields.get(index).copied().context("/proc/stat is too short");
-    Ok([field(3)? + field(4)?, field(7)?])
+    Ok(Sampled { after: traffic.read()?, first_s, memory_bytes })
 }
 
 fn pids() -> Result<Vec<u32>> {
@@ -230,11 +218,6 @@ fn foreign_ticks(namespaces: &BTreeMap<u64, usize>) -> Result<u64> {
     Ok(ticks)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a time to hundredths of a second")]
-fn seconds(ticks: u64) -> f64 {
-    ticks as f64 / sys::ticks_per_second() as f64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,7 +233,5 @@ mod tests {
     #[test]
     fn this_process_is_not_foreign() {
         assert!(foreign_ticks(&BTreeMap::new()).is_ok());
-        let [idle, _] = machine_ticks().unwrap();
-        assert!(idle > 0);
     }
 }

@@ -103,17 +103,44 @@ pub(crate) fn process_cpu_s(pid: u32) -> Result<f64> {
     Ok(seconds(ticks.iter().sum()))
 }
 
-/// What the whole machine has computed so far, interrupts included, idling and waiting not.
-pub(crate) fn machine_cpu_s() -> Result<f64> {
-    let stat = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
-    let line = stat.lines().next().unwrap_or_default();
-    let fields: Vec<u64> = line.split_ascii_whitespace().skip(1).flat_map(str::parse).collect();
-    // user nice system idle iowait irq softirq; what follows is stolen or counted in user.
-    let busy = fields.iter().take(7).enumerate().filter(|(index, _)| ![3, 4].contains(index));
-    Ok(seconds(busy.map(|(_, ticks)| ticks).sum()))
+/// What all processors together have done so far, in the kernel's ticks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MachineTicks {
+    /// Computed, interrupts included.
+    pub(crate) busy: u64,
+    /// Idled, or waited for a disk.
+    pub(crate) idle: u64,
+    /// Given to other machines by the hypervisor.
+    pub(crate) stolen: u64,
 }
 
-fn seconds(ticks: u64) -> f64 {
+impl MachineTicks {
+    /// Reads them.
+    pub(crate) fn read() -> Result<Self> {
+        let stat = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
+        Self::of(&stat).context("cannot make sense of /proc/stat")
+    }
+
+    fn of(stat: &str) -> Option<Self> {
+        let line = stat.lines().next()?.strip_prefix("cpu ")?;
+        let fields = line.split_ascii_whitespace().map(|field| field.parse().ok());
+        let fields: Vec<u64> = fields.collect::<Option<_>>()?;
+        // What follows, a guest's time, is counted in user already.
+        let [user, nice, system, idle, waiting, irq, softirq, stolen, ..] = *fields else {
+            return None;
+        };
+        let busy = user + nice + system + irq + softirq;
+        Some(Self { busy, idle: idle + waiting, stolen })
+    }
+}
+
+/// What the whole machine has computed so far, interrupts included, idling and waiting not.
+pub(crate) fn machine_cpu_s() -> Result<f64> {
+    Ok(seconds(MachineTicks::read()?.busy))
+}
+
+/// Ticks of the kernel as seconds.
+pub(crate) fn seconds(ticks: u64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "a time to hundredths of a second")]
     let seconds = ticks as f64 / sys::ticks_per_second() as f64;
     seconds
@@ -122,6 +149,16 @@ fn seconds(ticks: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_machine_s_first_line_is_taken_apart() {
+        let stat = "cpu  1 2 4 8 16 32 64 128 256 512\ncpu0 9 9 9 9 9 9 9 9 9 9\n";
+        let expected = MachineTicks { busy: 103, idle: 24, stolen: 128 };
+        assert_eq!(MachineTicks::of(stat), Some(expected));
+        for bad in ["", "cpu  1 2 3", "cpu0 1 2 4 8 16 32 64 128", "cpu  1 2 4 x 16 32 64 128"] {
+            assert_eq!(MachineTicks::of(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn a_busy_process_uses_cpu_time_and_the_machine_too() {
