@@ -16,6 +16,8 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
 pub(crate) use layout::architecture;
 
+use crate::run;
+
 /// Megabytes of files in the image where nothing else is asked for.
 const SIZE_DEFAULT: &str = "300MB";
 /// The smallest image that still has files in each layer.
@@ -89,6 +91,14 @@ pub(crate) fn cached(size: u64) -> Result<PathBuf> {
     }
     layout::build(&files, &out)?;
     Ok(out)
+}
+
+/// Copies an image's layout with its layers compressed by zstd to another; needs `skopeo`.
+pub(crate) fn recompressed(layout: &Path, out: &Path) -> Result<()> {
+    let mut skopeo = run::command("skopeo");
+    skopeo.args(["--insecure-policy", "copy", "--quiet", "--dest-compress-format", "zstd"]);
+    skopeo.args([layout, out].map(|layout| format!("oci:{}:latest", layout.display())));
+    run::output(&mut skopeo).map(drop).context("cannot compress the layers by zstd")
 }
 
 /// The size of the image that the demo brings when none is named.

@@ -5,7 +5,7 @@
 mod table;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use crate::build::{self, Binaries};
 use crate::cluster::{self, Cluster, NODE_PORT, Origin};
 use crate::labtest::containerd::Containerd;
 use crate::labtest::mirror;
-use crate::{run, setup, sys};
+use crate::{image, run, setup, sys};
 
 const PACKAGES: &[&str] = &["iproute2", "docker-registry", "skopeo", "containerd", "runc"];
 const NODES_MAX: u64 = 50;
@@ -135,7 +135,8 @@ fn measure(args: &Args, programs: &Binaries) -> Result<Vec<Run>> {
     let layout = image_layout(image)?;
     let nodes = usize::try_from(args.nodes)?;
     let mut cluster = Cluster::new(programs, nodes, Some(&args.rate), Origin::DockerRegistry)?;
-    let zstd = recompressed(&layout, cluster.lab.disk())?;
+    let zstd = cluster.lab.disk().join("zstd");
+    image::recompressed(&layout, &zstd)?;
     cluster.layout = layout;
     cluster.start_registry()?;
     cluster.push()?;
@@ -158,16 +159,6 @@ fn measure(args: &Args, programs: &Binaries) -> Result<Vec<Run>> {
         }
     }
     Ok(runs)
-}
-
-/// The same image with its layers compressed by zstd.
-fn recompressed(layout: &Path, disk: &Path) -> Result<PathBuf> {
-    let out = disk.join("zstd");
-    let mut skopeo = run::command("skopeo");
-    skopeo.args(["--insecure-policy", "copy", "--quiet", "--dest-compress-format", "zstd"]);
-    skopeo.arg(format!("oci:{}:latest", layout.display()));
-    run::output(skopeo.arg(format!("oci:{}:latest", out.display())))?;
-    Ok(out)
 }
 
 /// One start everywhere, from nothing to nothing. What fails is part of the results.

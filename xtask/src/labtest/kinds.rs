@@ -14,7 +14,7 @@ use super::podman::{self, Setting};
 use crate::build::Binaries;
 use crate::cluster::image::hash;
 use crate::cluster::{CONTROL, Cluster, NODE_PORT, REGISTRY, REGISTRY_PORT};
-use crate::image::fixture;
+use crate::image::{self, fixture};
 use crate::{http, run};
 
 /// As many as the clients unpack: overlay file systems have a bound, and clients too.
@@ -35,15 +35,10 @@ pub(super) fn all_can_be_pulled(programs: &Binaries) -> Result<()> {
             let from = make(&cluster.lab.disk().join(kind), kind, &base)?;
             cluster.push_as(&from, &repository(kind), &["--preserve-digests"])?;
         }
-        let gzip = format!("oci:{}:latest", cluster.lab.disk().join("gzip").display());
+        let [gzip, zstd] = ["gzip", "zstd"].map(|kind| cluster.lab.disk().join(kind));
         // Recompressed on the way into a registry the layers that it has already would be taken.
-        let zstd = format!("oci:{}:latest", cluster.lab.disk().join("zstd").display());
-        run::output(run::command("skopeo").args(["--insecure-policy", "copy", "--quiet"]).args([
-            "--dest-compress-format",
-            "zstd",
-            &gzip,
-            &zstd,
-        ]))?;
+        image::recompressed(&gzip, &zstd)?;
+        let [gzip, zstd] = [gzip, zstd].map(|layout| format!("oci:{}:latest", layout.display()));
         cluster.push_as(&zstd, &repository("zstd"), &["--preserve-digests"])?;
         cluster.push_as(&gzip, &repository("v2s2"), &["--format", "v2s2"])?;
         start(cluster)?;
