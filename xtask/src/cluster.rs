@@ -285,9 +285,14 @@ impl Cluster {
         self.lab.disk().join(format!("{node}-store"))
     }
 
+    /// Where a node serves.
+    pub(crate) fn node_url(&self, node: &str) -> Result<String> {
+        Ok(format!("http://{}", self.lab.host(node)?.at(NODE_PORT)))
+    }
+
     /// Starts a pull of the image on a node, with the command line that a user would type.
     pub(crate) fn pull(&mut self, node: &str) -> Result<Pull> {
-        let url = format!("http://{}", self.lab.host(node)?.at(NODE_PORT));
+        let url = self.node_url(node)?;
         let mut xylem = Command::new(&self.programs.xylem);
         xylem.args(["--node-url", &url, "pull", &self.reference()?, "--json"]);
         Pull::start(&mut self.lab, node, xylem)

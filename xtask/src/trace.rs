@@ -119,7 +119,7 @@ fn start_chain(cluster: &mut Cluster) -> Result<()> {
 fn pull_chain(cluster: &mut Cluster) -> Result<cluster::pull::Done> {
     let index = CHAIN - 1;
     let node = cluster.nodes()[index].clone();
-    let url = format!("http://{}", cluster.lab.host(&node)?.at(NODE_PORT));
+    let url = cluster.node_url(&node)?;
     let reference = format!("{}/{}:{}", source(cluster, index)?, cluster::REPOSITORY, cluster::TAG);
     let mut xylem = Command::new(&cluster.programs.xylem);
     xylem.args(["--node-url", &url, "pull", &reference, "--json"]);

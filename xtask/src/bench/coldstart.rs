@@ -4,7 +4,6 @@
 
 mod table;
 
-use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -19,7 +18,7 @@ use super::race::{Finish, Race, Until};
 use super::report::{Common, Report};
 use super::watch::{Spent, Watch};
 use crate::build::{self, Binaries};
-use crate::cluster::{self, Cluster, NODE_PORT, Origin};
+use crate::cluster::{self, Cluster, Origin};
 use crate::labtest::containerd::Containerd;
 use crate::labtest::mirror;
 use crate::{image, run, setup, sys};
@@ -250,16 +249,13 @@ fn race(cluster: &mut Cluster, variant: Variant, bytes: &mut u64) -> Result<(Vec
             })?;
         }
         let runtime = Containerd::start(cluster, &node)?;
-        let hosts = runtime.hosts_for(mirror::NAME)?;
         let server = cluster.registry_url()?;
         let host = match variant.tree {
-            true => format!("http://{}", cluster.lab.host(&node)?.at(NODE_PORT)),
+            true => cluster.node_url(&node)?,
             // containerd wants one, even if it is the server itself.
             false => server.clone(),
         };
-        let may = "capabilities = [\"pull\", \"resolve\"]";
-        let text = format!("server = {server:?}\n\n[host.{host:?}]\n  {may}\n");
-        fs::write(hosts.join("hosts.toml"), text)?;
+        runtime.set_hosts(cluster, mirror::NAME, &server, &host)?;
         let mut client: Command = race.waiting("sh")?;
         client.args(["-c", SCRIPT, "sh"]).args(runtime.places());
         client.args([&reference, &format!("{node}-container")]);

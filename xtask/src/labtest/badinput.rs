@@ -88,7 +88,7 @@ pub(super) fn unreachable_peers(programs: &Binaries) -> Result<()> {
         cluster.start_node(&node, &[])?;
         let registry = cluster.lab.host(REGISTRY)?.at(REGISTRY_PORT).to_string();
         let pull = |cluster: &Cluster, reference: &str| -> Result<Command> {
-            let url = format!("http://{}", cluster.lab.host(&node)?.at(NODE_PORT));
+            let url = cluster.node_url(&node)?;
             let mut xylem = Command::new(&cluster.programs.xylem);
             xylem.args(["--node-url", &url, "pull", reference]);
             Ok(xylem)

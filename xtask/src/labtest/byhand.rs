@@ -80,7 +80,7 @@ pub(super) fn skopeo_pulls_through_a_node(programs: &Binaries) -> Result<()> {
 /// Runs `xylem` on the first node, with its node and control named.
 fn xylem(cluster: &Cluster, arguments: &[&str]) -> Result<String> {
     let node = &cluster.nodes()[0];
-    let node_url = format!("http://{}", cluster.lab.host(node)?.at(NODE_PORT));
+    let node_url = cluster.node_url(node)?;
     let control = format!("http://{}", cluster.lab.host(CONTROL)?.at(CONTROL_PORT));
     let mut xylem = Command::new(&cluster.programs.xylem);
     xylem.args(arguments).args(["--control", &control]);

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::mirror::{self, at_once, client, reference, with_fixture};
 use crate::build::Binaries;
-use crate::cluster::{Cluster, NODE_PORT};
+use crate::cluster::Cluster;
 use crate::image::fixture;
 use crate::lab::Lab;
 use crate::run;
@@ -64,11 +64,25 @@ impl Containerd {
         lab.disk().join(format!("containerd-{host}"))
     }
 
-    /// Makes the directory in which it looks for the `hosts.toml` of a registry.
-    pub(crate) fn hosts_for(&self, registry: &str) -> Result<PathBuf> {
+    /// Writes the `hosts.toml` of a registry, as a user does, or `xylem install containerd` for
+    /// them: where it is, and who is asked before it.
+    pub(crate) fn set_hosts(
+        &self,
+        cluster: &Cluster,
+        registry: &str,
+        server: &str,
+        mirror: &str,
+    ) -> Result<()> {
         let directory = self.directory.join("certs.d").join(registry);
         fs::create_dir_all(&directory)?;
-        Ok(directory)
+        let authority = cluster.settings.authority.as_ref();
+        let ca = authority.map(|file| format!("ca = {:?}\n", file.display().to_string()));
+        let ca = ca.unwrap_or_default();
+        let text = format!(
+            "server = {server:?}\n{ca}\n[host.{mirror:?}]\n  \
+             capabilities = [\"pull\", \"resolve\"]\n"
+        );
+        fs::write(directory.join("hosts.toml"), text).context("cannot name a mirror")
     }
 
     /// What a `ctr` of one's own has to be told: the socket, `--hosts-dir`, and of `run`
@@ -99,8 +113,7 @@ impl Containerd {
         more: &[&str],
     ) -> Result<Command> {
         let (registry, _) = image.split_once('/').context("a reference without a registry")?;
-        let directory = self.hosts_for(registry)?;
-        fs::write(directory.join("hosts.toml"), hosts_toml(cluster, &self.host, server)?)?;
+        self.set_hosts(cluster, registry, server, &cluster.node_url(&self.host)?)?;
         let [_, hosts, ..] = self.places();
         let mut ctr = self.ctr(cluster)?;
         ctr.args(["images", "pull", "--hosts-dir"]).arg(hosts).args(more).arg(image);
@@ -115,18 +128,6 @@ impl Containerd {
         ctr.arg("--runc-root").arg(runc).args([image, &format!("{}-container", self.host)]);
         Ok(ctr)
     }
-}
-
-/// What a user writes, or `xylem install containerd` for them.
-fn hosts_toml(cluster: &Cluster, host: &str, server: &str) -> Result<String> {
-    let node = cluster.lab.host(host)?.at(NODE_PORT);
-    let authority = cluster.settings.authority.as_ref();
-    let ca = authority.map(|file| format!("ca = {:?}\n", file.display().to_string()));
-    let ca = ca.unwrap_or_default();
-    Ok(format!(
-        "server = {server:?}\n{ca}\n[host.\"http://{node}\"]\n  \
-         capabilities = [\"pull\", \"resolve\"]\n"
-    ))
 }
 
 /// Four nodes pull the same image at once and run it; the registry has sent it once.
