@@ -147,7 +147,7 @@ impl Part {
                 1
             }
             Self::Probes(blob) => {
-                let name = usdt::name(&blob);
+                let name = blob.prefix();
                 for at in 0..PROBES {
                     usdt::received(black_box(&blob), u64::from(at), UNIT_BYTES);
                     usdt::forwarded(name, u64::from(at), UNIT_BYTES);

@@ -142,7 +142,7 @@ impl Driver {
         };
         flow.size = size;
         self.begin_hash(index, bytes, hasher);
-        let rank = u64::from_be_bytes(*digest.as_bytes().first_chunk().expect("32 bytes"));
+        let rank = digest.prefix();
         self.happen(Event::Fetch { flow: FlowId(index), resume: bytes, size, striped, rank });
         self.settle();
         if let Some(size) = size {

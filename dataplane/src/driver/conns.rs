@@ -21,7 +21,6 @@ use super::{Driver, conn_token};
 use crate::relay::{Event, FlowId, ReaderId};
 use crate::ring::token::{Kind, Token};
 use crate::ring::{Completion, Ring, Slot, socket};
-use crate::usdt;
 
 pub(super) use held::Held;
 
@@ -268,7 +267,7 @@ impl Driver {
         let Some(digest) = alive.map(|flow| flow.digest) else { return self.close_conn(index) };
         if let Some(conn) = self.conns.get_mut(index) {
             conn.state = State::Streaming;
-            conn.blob = usdt::name(&digest);
+            conn.blob = digest.prefix();
         }
         let reader = ReaderId(index);
         self.happen(Event::Join { reader, flow: FlowId(flow), stripe, start, end });
