@@ -1,7 +1,11 @@
 //! Slow uplinks in a fluid model: control hears of hops what the probes would tell, nodes read from
 //! whom they are told, and time is a number.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod fluid;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fluid::{Flow, fill};
 
 use xylem_control::forest::TreeKey;
 use xylem_control::state::{Event, Hello, Output, SessionId, Settings, State};
@@ -36,44 +40,6 @@ struct Node {
     done_ms: Option<u64>,
     uplink: f64,
     hops: BTreeMap<(Option<usize>, usize), pb::HopReport>,
-}
-
-struct Flow {
-    stripe: usize,
-    parent: Option<usize>,
-    child: usize,
-    rate: f64,
-}
-
-/// Gives each flow a fair share of both its links: the tightest one is filled first.
-fn fill(flows: &mut [Flow], uplink: impl Fn(usize) -> f64) {
-    let links = |flow: &Flow| [(true, flow.parent), (false, Some(flow.child))];
-    // What is left of each link, and for how many.
-    let mut left: HashMap<(bool, Option<usize>), (f64, f64)> = HashMap::new();
-    for flow in flows.iter() {
-        let up = flow.parent.map_or(RATE, &uplink);
-        for (link, rate) in links(flow).into_iter().zip([up, RATE]) {
-            left.entry(link).or_insert((rate, 0.0)).1 += 1.0;
-        }
-    }
-    let mut open: Vec<usize> = (0..flows.len()).collect();
-    while !open.is_empty() {
-        let share = |at: usize| {
-            let shares = links(&flows[at]).map(|link| left[&link].0 / left[&link].1);
-            shares[0].min(shares[1])
-        };
-        let least = open.iter().map(|&at| share(at)).fold(f64::MAX, f64::min);
-        let (full, rest): (Vec<usize>, Vec<usize>) =
-            open.iter().partition(|&&at| share(at) <= least * 1.000_001);
-        for at in full {
-            flows[at].rate = least;
-            for link in links(&flows[at]) {
-                let left = left.get_mut(&link).unwrap();
-                *left = (left.0 - least, left.1 - 1.0);
-            }
-        }
-        open = rest;
-    }
 }
 
 struct Site {
@@ -146,11 +112,14 @@ impl Site {
                 let parent = node.parents[stripe];
                 let above = parent.map_or(STRIPE, |parent| self.nodes[parent].has[stripe]);
                 if node.has[stripe] < STRIPE && (above > node.has[stripe] || above < STRIPE) {
-                    flows.push(Flow { stripe, parent, child, rate: 0.0 });
+                    flows.push(Flow { stripe, parent, child, rate: 0.0, behind: None });
                 }
             }
         }
-        fill(&mut flows, |parent| self.nodes[parent].uplink);
+        fill(&mut flows, |link| match link {
+            (true, Some(parent)) => self.nodes[parent].uplink,
+            _ => RATE,
+        });
         flows
     }
 
@@ -163,7 +132,7 @@ impl Site {
         };
         flows.sort_by_key(depth);
         self.now_ms += STEP_MS;
-        for Flow { stripe, parent, child, rate } in flows {
+        for Flow { stripe, parent, child, rate, .. } in flows {
             let above = parent.map_or(STRIPE, |parent| self.nodes[parent].has[stripe]);
             let wanted = rate * STEP_MS as f64;
             let [has, other] = [stripe, 1 - stripe].map(|of| self.nodes[child].has[of]);
