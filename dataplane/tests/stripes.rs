@@ -88,6 +88,58 @@ fn a_whole_blob_is_striped_where_it_stands() {
     assert_eq!(sent, data.len() as u64 - 7 * MIB as u64 / 2, "nothing twice");
 }
 
+/// A registry without ranges sends all of it where a piece was asked for: what nobody wants of it
+/// is passed over.
+#[test]
+fn stripes_of_a_registry_that_knows_no_ranges() {
+    for bytes in [9 * MIB + 12_345, 10 * MIB] {
+        let data = Arc::new(noise(bytes, 25));
+        let digest = digest_of(&data);
+        let origin = Origin::without_ranges(data.clone(), vec![]);
+        let node = Node::start(8 << 20);
+        let reader = node.get(&digest, "");
+        node.hear_want();
+        let stored = file();
+        let sources = [origin.source("registry"), origin.source("registry")];
+        fetch_striped(&node, &data, stored.try_clone().unwrap().into(), sources);
+        assert!(reader.join().unwrap().body == *data, "in the blob's order");
+        assert!(matches!(node.hear(), ToCold::Stored { .. }), "nothing is lost");
+        let mut in_file = Vec::new();
+        { &stored }.read_to_end(&mut in_file).unwrap();
+        assert!(in_file == *data);
+        assert_eq!(origin.requests.load(Ordering::SeqCst), 2, "one for each stripe");
+    }
+}
+
+/// Nor can a blob be gone on with in its middle there, whole or by stripes.
+#[test]
+fn a_registry_that_knows_no_ranges_begins_anew() {
+    let data = Arc::new(noise(12 * MIB, 26));
+    let digest = digest_of(&data);
+    let origin = Origin::without_ranges(data.clone(), vec![7 * MIB / 2, 5 * MIB + 1]);
+    let node = Node::start(8 << 20);
+    let reader = node.get(&digest, "");
+    node.hear_want();
+    node.fetch(digest, file().into(), origin.source("registry"));
+    for (attempt, expected) in [(0, 7 * MIB / 2), (1, 5 * MIB + 1)] {
+        let ToCold::Lost { attempt: lost, at, cause: Lost::Short, .. } = node.hear() else {
+            panic!("a lost source")
+        };
+        assert_eq!((lost, at), (attempt, expected as u64));
+        let source = if attempt == 0 { origin.source("registry") } else { silent() };
+        node.tell(ToHot::Source { digest, attempt, restart: false, source });
+    }
+    node.tell(ToHot::Split { digest, attempt: 2 });
+    for attempt in [2, first_attempt(1)] {
+        let ToCold::Lost { cause: Lost::Split, .. } = node.hear() else { panic!("a split") };
+        let source = origin.source("registry");
+        node.tell(ToHot::Source { digest, attempt, restart: false, source });
+    }
+    assert!(reader.join().unwrap().body == *data, "readers notice nothing");
+    assert!(matches!(node.hear(), ToCold::Stored { .. }));
+    assert_eq!(origin.requests.load(Ordering::SeqCst), 4);
+}
+
 /// A source that takes a request and never answers.
 fn silent() -> Source {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -38,6 +38,14 @@ pub const fn offset_in_stripe(at: u64, stripe: u8) -> u64 {
     at / period * STRIPE_BYTES + part
 }
 
+/// Offset in the blob behind the last byte of a stripe; 0 of an empty one.
+pub const fn stripe_end(size: u64, stripe: u8) -> u64 {
+    match stripe_bytes(size, stripe) {
+        0 => 0,
+        bytes => place_in_blob(bytes - 1, stripe) + 1,
+    }
+}
+
 /// Where a stripe's byte lies in the blob.
 pub const fn place_in_blob(offset: u64, stripe: u8) -> u64 {
     let piece = offset / STRIPE_BYTES * STRIPES as u64 + stripe as u64;
@@ -52,6 +60,9 @@ mod tests {
     fn every_byte_is_in_one_stripe_and_comes_back() {
         for size in [0, 1, STRIPE_BYTES - 1, STRIPE_BYTES, STRIPE_BYTES + 1, 7 * STRIPE_BYTES + 5] {
             assert_eq!(stripe_bytes(size, 0) + stripe_bytes(size, 1), size);
+            let ends = [stripe_end(size, 0), stripe_end(size, 1)];
+            assert_eq!(ends.into_iter().max(), Some(size));
+            assert!((0..2).all(|of| ends[of] == 0 || stripe_of(ends[of] - 1) as usize == of));
         }
         let mut next = [0, 0];
         for at in (0..36).map(|quarter| quarter * STRIPE_BYTES / 4) {

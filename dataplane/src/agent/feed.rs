@@ -80,23 +80,28 @@ impl Feed {
         let size = stream.size;
         agent.post.send(ToHot::Opened { digest, attempt, size });
         let mut tap = Tap { stream, rest: Bytes::new(), failed: None };
-        let mut here = self.at;
-        let mut next = self.ask_next(here, size);
+        let mut here = if tap.stream.from_start { 0 } else { self.at };
+        let mut next = self.ask_next(&tap, here, size);
         while let Some(Lent { at, mut lease }) = leases.recv().await {
             let mut result = Ok(0);
-            if self.striped && at == here + STRIPE_BYTES && at.is_multiple_of(STRIPE_BYTES) {
+            let is_next = !tap.stream.from_start && at == here + STRIPE_BYTES;
+            if self.striped && is_next && at.is_multiple_of(STRIPE_BYTES) {
                 match next.take() {
                     Some(asked) => match asked.await {
                         Ok(Ok(stream)) => {
                             tap = Tap { stream, rest: Bytes::new(), failed: None };
-                            here = at;
-                            next = self.ask_next(at, size);
+                            here = if tap.stream.from_start { 0 } else { at };
+                            next = self.ask_next(&tap, at, size);
                         }
                         Ok(Err(error)) => result = Err(lost(error)),
                         Err(_) => result = Err(Lost::Short),
                     },
                     None => result = Err(Lost::Range),
                 }
+            }
+            if result.is_ok() && tap.stream.from_start && at > here {
+                result = tap.pass(at - here).await.map(|()| 0);
+                here = at;
             }
             if result.is_ok() {
                 result =
@@ -112,9 +117,9 @@ impl Feed {
     }
 
     /// Asks for the next piece of the stripe while the one at hand comes.
-    fn ask_next(self: &Rc<Self>, at: u64, size: u64) -> Option<Asked> {
+    fn ask_next(self: &Rc<Self>, tap: &Tap, at: u64, size: u64) -> Option<Asked> {
         let next = piece_end(at) + STRIPE_BYTES;
-        if !self.striped || next >= size {
+        if !self.striped || next >= size || tap.stream.from_start {
             return None;
         }
         let feed = self.clone();
@@ -152,6 +157,19 @@ impl Tap {
                 return Ok(u32::try_from(filled).unwrap_or(u32::MAX));
             }
         }
+    }
+
+    /// Drops bytes that nobody wants: the registry knows no ranges.
+    async fn pass(&mut self, mut bytes: u64) -> Result<(), Lost> {
+        while bytes > 0 {
+            if self.rest.is_empty() {
+                self.refill(true).await?;
+            }
+            let part = self.rest.len().min(usize::try_from(bytes).unwrap_or(usize::MAX));
+            self.rest.advance(part);
+            bytes -= part as u64;
+        }
+        Ok(())
     }
 
     /// Takes the next chunk; false if there is none yet and `wait` is not set. The end is an error

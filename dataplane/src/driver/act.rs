@@ -97,7 +97,7 @@ impl Driver {
         if left == 0 {
             return self.next_piece(lane, at, part);
         }
-        self.receive_into(lane, part);
+        self.receive_into(lane, part, at);
     }
 
     fn cancel_receive(&mut self, at: LaneId) {

@@ -84,6 +84,8 @@ impl Driver {
             keep_alive: false,
             reused: false,
             left: 0,
+            from_start: false,
+            passing: None,
             next: None,
             asked_next: false,
             since: now,
@@ -245,7 +247,10 @@ impl Driver {
     fn answered(&mut self, at: LaneId, head: Box<ResponseHead>) {
         let Some(feed) = self.feed(at) else { return };
         let from = feed.turn.unwrap_or(0);
-        let found = match self.wanted(at, from) {
+        let wanted = self.wanted(at, from);
+        let whole = self.whole_instead(at, wanted, &head);
+        let found = match wanted {
+            _ if whole.is_some() => whole.map(|size| (size, size)),
             Wanted::Whole(from) => head.blob_size_from(from).map(|size| (size, size - from)),
             Wanted::Piece(from) => head.piece_from(from, piece_end(from)),
             Wanted::Stripe(from) => head.blob_size_from(from).and_then(|bytes| {
@@ -266,13 +271,14 @@ impl Driver {
         if known.is_some_and(|known| known != size) || self.is_wrongly_empty(at.flow, size) {
             return self.lose(at, Lost::Range);
         }
-        let is_piece = matches!(self.wanted(at, from), Wanted::Piece(_));
+        let is_piece = matches!(wanted, Wanted::Piece(_)) && whole.is_none();
         let next = piece_end(from) + STRIPE_BYTES;
         let Some(uplink) = self.feed_mut(at).and_then(|feed| feed.uplink.as_mut()) else { return };
         uplink.stage = Stage::Receiving;
         uplink.head = Vec::new();
         uplink.keep_alive = head.keep_alive;
         uplink.left = left;
+        uplink.from_start = whole.is_some();
         uplink.next = Some(next).filter(|&next| is_piece && next < size);
         uplink.asked_next = false;
         // Its end between two pieces is no fault.
@@ -283,10 +289,25 @@ impl Driver {
                 if let Some(feed) = self.feed_mut(at) {
                     feed.turn = None;
                 }
-                self.receive_into(at, part);
+                self.receive_into(at, part, from);
             }
             None => self.source_opened(at, size),
         }
+    }
+
+    /// The blob's size, if a registry that knows no ranges sends all of it where a part was asked
+    /// for: what nobody wants is passed over.
+    fn whole_instead(&self, at: LaneId, wanted: Wanted, head: &ResponseHead) -> Option<u64> {
+        let is_part = match wanted {
+            Wanted::Whole(from) => from > 0,
+            Wanted::Piece(_) => true,
+            Wanted::Stripe(_) => false,
+        };
+        let source = self.feed(at)?.source.as_ref()?;
+        let registry = matches!(source, Source::Http { registry: true, .. });
+        let size = head.blob_size_from(0).filter(|_| head.status == 200 && is_part && registry)?;
+        tracing::debug!(lane = at.lane, size, "no ranges: the whole blob is read");
+        Some(size)
     }
 
     /// Asks for the next piece while this one comes, so that the registry has no reason to pause.
@@ -348,16 +369,36 @@ impl Driver {
         self.keep_if_done(at);
     }
 
-    /// Receives into a part of a slot, from an answer whose body has come that far.
-    pub(super) fn receive_into(&mut self, at: LaneId, part: Part) {
+    /// Receives the bytes from `from` on into a part of a slot. Where the answer's body has not
+    /// come that far, what is before them goes into the same place and nobody is told.
+    pub(super) fn receive_into(&mut self, at: LaneId, part: Part, from: u64) {
         let now = self.now;
         let Part { slot, offset, bytes } = part;
         let token = self.flow_op(Kind::Receive, at.flow).with_slot(slot);
-        let Some(feed) = self.flows.feed_mut(at) else { return };
+        let Some(flow) = self.flows.get_mut(at.flow) else { return };
+        let size = flow.size.unwrap_or(0);
+        let feed = flow.feed_mut(at.lane);
         feed.receiving = Some(slot);
         let Some(uplink) = &mut feed.uplink else { return };
         uplink.traffic.wanted(now);
+        let before = match uplink.from_start {
+            true => from.saturating_sub(size.saturating_sub(uplink.left)),
+            false => 0,
+        };
+        uplink.passing = (before > 0).then_some((part, from));
+        let before = u32::try_from(before).unwrap_or(u32::MAX);
+        let bytes = if before > 0 { bytes.min(before) } else { bytes };
         self.ring.receive(uplink.fd.as_fd(), slot, offset, bytes, token);
+    }
+
+    /// Bytes have come that nobody wants: on to those that are.
+    fn passed(&mut self, at: LaneId, part: Part, from: u64) {
+        let flow = FlowId(at.flow);
+        let over = self.relay.is_abandoned(flow) || self.relay.is_splitting(flow);
+        if over || self.is_leaving(at) {
+            return self.lose(at, Lost::Stalled(0));
+        }
+        self.receive_into(at, part, from);
     }
 
     fn body_received(&mut self, at: LaneId, slot: Slot, outcome: std::io::Result<u32>) {
@@ -375,6 +416,10 @@ impl Driver {
             Ok(bytes) => {
                 uplink.left = uplink.left.saturating_sub(u64::from(bytes));
                 uplink.since = now;
+                if let Some((part, from)) = uplink.passing.take() {
+                    uplink.traffic.count(u64::from(bytes), now);
+                    return self.passed(at, part, from);
+                }
                 let asked = uplink.asked;
                 uplink.traffic.received_body(u64::from(bytes), asked, now);
                 if let Some(since) = feed.gap_since.take() {

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use xylem_protocol::Digest;
 use xylem_protocol::limits::{CONNECT_MS, IDLE_MS, IDLE_UPLINKS_MAX, SILENT_MS, STALL_MS};
+use xylem_protocol::stripe::stripe_end;
 
-use super::flow::LaneId;
+use super::flow::{LaneId, Part};
 use super::meter::Traffic;
 use super::{Driver, flow_token};
 use crate::link::{Attempt, Lost, Source, ToCold};
@@ -40,6 +41,10 @@ pub(super) struct Uplink {
     pub(super) reused: bool,
     /// Bytes of the body to come.
     pub(super) left: u64,
+    /// Whether the body is the blob from its first byte on, though only a part was asked for.
+    pub(super) from_start: bool,
+    /// Bytes before those that are wanted are being received: what comes then, and from where on.
+    pub(super) passing: Option<(Part, u64)>,
     /// Where the next piece begins that this connection is to bring.
     pub(super) next: Option<u64>,
     /// Whether it was asked for that already.
@@ -68,6 +73,9 @@ impl IdleUplink {
 impl Driver {
     /// Keeps a connection whose body is complete for the next blob.
     pub(super) fn keep_if_done(&mut self, at: LaneId) {
+        if self.has_passed_all(at) {
+            return self.drop_uplink(at);
+        }
         let Some(feed) = self.feed_mut(at) else { return };
         let is_done = |uplink: &mut Uplink| {
             matches!(uplink.stage, Stage::Receiving) && uplink.left == 0 && uplink.next.is_none()
@@ -81,6 +89,18 @@ impl Driver {
         } else {
             self.meter.take_last(&uplink.fd, &mut uplink.traffic);
         }
+    }
+
+    /// Whether nobody wants anything of what is still to come by a lane's connection: all of its
+    /// stripe has come.
+    fn has_passed_all(&self, at: LaneId) -> bool {
+        let Some(flow) = self.flows.get(at.flow) else { return false };
+        let (Some(size), Some(uplink)) = (flow.size, &flow.feed(at.lane).uplink) else {
+            return false;
+        };
+        let is_body = matches!(uplink.stage, Stage::Receiving) && uplink.from_start;
+        let striped = self.relay.is_striped(FlowId(at.flow));
+        is_body && uplink.left > 0 && striped && size - uplink.left >= stripe_end(size, at.lane)
     }
 
     fn drop_idle(&mut self) {

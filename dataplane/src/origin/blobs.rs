@@ -18,6 +18,8 @@ pub struct BlobStream {
     response: Response,
     /// The whole blob's size, bytes.
     pub size: u64,
+    /// Whether it begins at the blob's first byte, whatever was asked for.
+    pub from_start: bool,
 }
 
 impl BlobStream {
@@ -90,7 +92,8 @@ impl Registry {
         self.url(&format!("{repository}/blobs/{digest}"))
     }
 
-    /// Opens a blob inside TLS from `offset` on, to its end or to `end`.
+    /// Opens a blob inside TLS from `offset` on, to its end or to `end`; all of it where the
+    /// registry knows no ranges.
     ///
     /// # Errors
     /// [`OriginError`].
@@ -109,14 +112,14 @@ impl Registry {
         }
         let asked = self.ask(Method::GET, url.clone(), repository, headers, None, credentials);
         let response = asked.await?;
+        let from_start = response.status().as_u16() == 200;
         let size = match response.status().as_u16() {
-            200 if offset == 0 && end.is_none() => response.content_length(),
+            200 => response.content_length(),
             206 => header(&response, "content-range").and_then(|line| size_in(line, offset, end)),
-            200 => None,
             _ => return Err(self.refusal(response, url.path().to_owned()).await),
         };
         let size = size.ok_or_else(|| OriginError::Range(self.base.clone()))?;
-        Ok(BlobStream { upstream: self.base.clone(), response, size })
+        Ok(BlobStream { upstream: self.base.clone(), response, size, from_start })
     }
 }
 

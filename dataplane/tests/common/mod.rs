@@ -53,6 +53,15 @@ pub(crate) type Cuts = Vec<usize>;
 
 impl Origin {
     pub(crate) fn start(data: Arc<Vec<u8>>, cuts: Cuts) -> Self {
+        Self::begin(data, cuts, true)
+    }
+
+    /// The same, which answers everything by all of the blob.
+    pub(crate) fn without_ranges(data: Arc<Vec<u8>>, cuts: Cuts) -> Self {
+        Self::begin(data, cuts, false)
+    }
+
+    fn begin(data: Arc<Vec<u8>>, cuts: Cuts, ranges: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let requests = Arc::new(AtomicU32::new(0));
@@ -62,7 +71,7 @@ impl Origin {
             for stream in listener.incoming() {
                 let Ok(stream) = stream else { return };
                 let (data, cuts, counters) = (data.clone(), cuts.clone(), counters.clone());
-                std::thread::spawn(move || serve(stream, &data, &cuts, &counters));
+                std::thread::spawn(move || serve(stream, &data, (&cuts, ranges), &counters));
             }
         });
         Self { address, requests, body_bytes }
@@ -82,7 +91,7 @@ impl Origin {
 fn serve(
     mut stream: TcpStream,
     data: &[u8],
-    cuts: &[usize],
+    (cuts, ranges): (&[usize], bool),
     (requests, body_bytes): &(Arc<AtomicU32>, Arc<AtomicU64>),
 ) {
     loop {
@@ -97,6 +106,7 @@ fn serve(
         let number = requests.fetch_add(1, Ordering::SeqCst) as usize;
         let text = String::from_utf8_lossy(&head);
         let range = text.lines().find_map(|line| line.strip_prefix("Range: bytes="));
+        let range = range.filter(|_| ranges);
         let (start, last) = range.map_or(("0", ""), |range| range.split_once('-').unwrap());
         let start: usize = start.parse().unwrap();
         let end = last.parse().map_or(data.len(), |last: usize| data.len().min(last + 1));

@@ -7,7 +7,7 @@ use xylem_protocol::{Digest, pb};
 
 use super::control::PaperControl;
 use super::paper::{Bench, Page, PaperServer, Setup, digest, status};
-use crate::link::{FlowProgress, Lost, Report, Source, ToCold, ToHot};
+use crate::link::{FlowProgress, Lost, Report, Source, ToCold, ToHot, first_attempt};
 use crate::ring::{Arena, Slot};
 use crate::store::{Begun, record};
 
@@ -363,6 +363,92 @@ fn bytes_come_out_of_tls_into_lent_slots() {
         assert_eq!(status, 502);
         assert!(message.contains("another range"), "{message}");
         assert!(server.heads().last().unwrap().contains(&format!("bytes={}-", got.len())));
+    });
+}
+
+#[test]
+fn a_registry_inside_tls_that_knows_no_ranges_begins_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    let content: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
+    let body = content.clone();
+    let server = PaperServer::start_tls(&ca, move |head| Page {
+        cut: (!head.contains("bytes=250000-")).then_some(250_000),
+        ..Page::new(200, body.clone())
+    });
+    let upstream = Some(format!("https://localhost:{}", server.address.port()));
+    Setup { upstream, ca: Some(ca), ..Setup::default() }.run(async |bench| {
+        let blob = digest(&content);
+        bench.want(blob, "");
+        assert!(matches!(fetched(bench).await, Source::Cold { .. }));
+        let arena = Arena::new(4 << 20).unwrap();
+        let (mut got, mut attempt) = (Vec::new(), 0);
+        while got.len() < content.len() {
+            let ToHot::Opened { size, .. } = bench.next().await else { panic!("not opened") };
+            assert_eq!(size, content.len() as u64);
+            let cause = loop {
+                if got.len() == content.len() {
+                    return;
+                }
+                let lease = arena.lease(Slot(1), 0, 30_000);
+                bench.tell(ToCold::Fill { digest: blob, attempt, at: got.len() as u64, lease });
+                let ToHot::Filled { mut lease, result, .. } = bench.next().await else { panic!() };
+                match result {
+                    Ok(bytes) => got.extend_from_slice(&lease.bytes_mut()[..bytes as usize]),
+                    Err(cause) => break cause,
+                }
+                assert_eq!(got, content[..got.len()], "what was there already is passed over");
+            };
+            assert_eq!((attempt, got.len()), (0, 250_000), "{cause:?}");
+            bench.lose(blob, attempt, got.len() as u64, cause);
+            assert!(matches!(next_source(bench).await.2, Source::Cold { .. }));
+            attempt += 1;
+        }
+    });
+}
+
+/// The root of the second tree there: its stripe is what it keeps of all that comes.
+#[test]
+fn a_stripe_of_a_registry_inside_tls_that_knows_no_ranges() {
+    const PIECE: usize = 1 << 20;
+    let control = PaperControl::start(&[("n1", "10.0.0.1:1")]);
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    let content: Vec<u8> = (0..5 * PIECE / 4).flat_map(|n| n.to_le_bytes()[..4].to_vec()).collect();
+    let body = content.clone();
+    let server = PaperServer::start_tls(&ca, move |_| Page::new(200, body.clone()));
+    let upstream = Some(format!("https://localhost:{}", server.address.port()));
+    let setup =
+        Setup { upstream, ca: Some(ca), control: Some(control.address), ..Setup::default() };
+    setup.run(async |bench| {
+        let (blob, image) = (digest(&content), digest(b"image"));
+        let lines = format!("Xylem-Image: {image}\r\n");
+        bench.want(digest(b"first"), &lines);
+        assert_eq!(plain(fetched(bench).await).0, "n1");
+        let peer = pb::Peer { node: "n1".into(), address: "10.0.0.1:1".into() };
+        let branches = [vec![peer], vec![]].map(|upstreams| pb::Branch { upstreams });
+        let (image, branches) = (image.to_string(), branches.to_vec());
+        control.assign(pb::Assignment { image, epoch: 2, branches, group: 7, at_once: false });
+        while !bench.ask("GET /xylem/v1/status", "").await.body.contains("\"epoch\":2") {}
+        let request =
+            super::paper::request(&format!("GET /v2/a/b/blobs/{blob}?stripe=1/2"), &lines);
+        bench.tell(ToCold::Want { digest: blob, request: Box::new(request) });
+        assert_eq!(plain(fetched(bench).await).0, "n1", "the first stripe");
+        let ToHot::Opened { attempt, size, .. } = bench.next().await else { panic!("not opened") };
+        assert_eq!((attempt, size), (first_attempt(1), content.len() as u64));
+        let arena = Arena::new(4 << 20).unwrap();
+        let mut at = PIECE;
+        while at < content.len() {
+            let rest = u32::try_from(PIECE - at % PIECE).unwrap();
+            let lease = arena.lease(Slot(1), 0, rest);
+            bench.tell(ToCold::Fill { digest: blob, attempt, at: at as u64, lease });
+            let ToHot::Filled { mut lease, result, .. } = bench.next().await else { panic!() };
+            let bytes = result.unwrap() as usize;
+            assert!(lease.bytes_mut()[..bytes] == content[at..at + bytes], "at {at}");
+            at += bytes;
+            at += if at.is_multiple_of(PIECE) { PIECE } else { 0 };
+        }
+        assert_eq!(server.heads().len(), 1, "asked once");
     });
 }
 

@@ -425,7 +425,7 @@ impl Answered {
     }
 }
 
-fn request(line: &str, extra: &str) -> Request {
+pub(super) fn request(line: &str, extra: &str) -> Request {
     let head = format!("{line} HTTP/1.1\r\nHost: me\r\n{extra}\r\n");
     Request::parse(head.as_bytes()).unwrap().unwrap().0
 }
