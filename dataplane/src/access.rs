@@ -206,7 +206,7 @@ mod tests {
     const ZERO: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
 
     fn request(target: &str, lines: &str) -> Request {
-        let head = format!("GET {target} HTTP/1.1\r\n{lines}\r\n");
+        let head = format!("GET {target} HTTP/1.1\r\nHost: me\r\n{lines}\r\n");
         Request::parse(head.as_bytes()).unwrap().unwrap().0
     }
 

@@ -187,7 +187,7 @@ fn bad_heads_get_their_status_and_a_closed_connection() {
     let node = Node::start(4 << 20);
     let long = format!("GET /v2/ HTTP/1.1\r\nA: {}\r\n\r\n", "x".repeat(17 * 1024));
     let blob = format!("/v2/a/blobs/{}", digest_of(b"never asked for"));
-    let backwards = format!("GET {blob} HTTP/1.1\r\nRange: bytes=5-2\r\n\r\n");
+    let backwards = format!("GET {blob} HTTP/1.1\r\nHost: x\r\nRange: bytes=5-2\r\n\r\n");
     for (head, status) in [
         ("GET /v2/a/blobs/sha256:zz HTTP/1.1\r\n\r\n", 400),
         ("GET /v2/a/blobs/x HTTP/1.1\r\nRange: bytes=0-1,3-4\r\n\r\n", 400),
@@ -195,7 +195,9 @@ fn bad_heads_get_their_status_and_a_closed_connection() {
         ("PUT /v2/a/manifests/x HTTP/1.1\r\nContent-Length: 99999\r\n\r\n{", 405),
         ("nonsense\r\n\r\n", 400),
         (long.as_str(), 431),
-        ("POST /xylem/v1/pulls HTTP/1.1\r\nContent-Length: 99999\r\n\r\n", 413),
+        ("POST /xylem/v1/pulls HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\n", 413),
+        ("GET /v2/ HTTP/1.1\r\n\r\n", 400),
+        ("GET /v2/ HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n", 400),
     ] {
         let mut stream = node.connect();
         stream.write_all(head.as_bytes()).unwrap();
@@ -206,7 +208,7 @@ fn bad_heads_get_their_status_and_a_closed_connection() {
     }
     // Nobody else was disturbed.
     let mut stream = node.connect();
-    stream.write_all(b"GET /v2/ HTTP/1.1\r\n\r\n").unwrap();
+    stream.write_all(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     let ToCold::Ask { ticket, .. } = node.hear() else { panic!("a question") };
     node.tell(ToHot::Answer {
         ticket,

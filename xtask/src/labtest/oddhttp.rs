@@ -114,7 +114,9 @@ pub(super) fn refusals_are_read(programs: &Binaries) -> Result<()> {
     with_cluster(programs, 1, "1gbit", |cluster| {
         let upload = "/v2/demo/blobs/uploads/x";
         let body = vec![b'x'; BODY_BYTES];
-        let sized = |line: &str| format!("{line} HTTP/1.1\r\nContent-Length: {BODY_BYTES}\r\n\r\n");
+        let sized = |line: &str| {
+            format!("{line} HTTP/1.1\r\nHost: x\r\nContent-Length: {BODY_BYTES}\r\n\r\n")
+        };
         let endless = format!("GET /healthz HTTP/1.1\r\nX: {}", "x".repeat(BODY_BYTES / 8));
         let chunked = format!("PATCH {upload} HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n");
         for (head, body, status, code) in [
@@ -122,6 +124,7 @@ pub(super) fn refusals_are_read(programs: &Binaries) -> Result<()> {
             (chunked, b"5\r\nabcde\r\n0\r\n\r\n", 405, "UNSUPPORTED"),
             (sized("POST /xylem/v1/pulls"), &body[..], 413, "SIZE_INVALID"),
             (endless, b"", 431, "UNSUPPORTED"),
+            ("GET /healthz HTTP/1.1\r\n\r\n".to_owned(), b"", 400, "UNSUPPORTED"),
         ] {
             let line = head.lines().next().unwrap_or_default().to_owned();
             let answer = with_stream(cluster, |mut stream| {
@@ -163,7 +166,8 @@ pub(super) fn slow_requests_are_cut(programs: &Binaries) -> Result<()> {
         let mut silent = connect(cluster)?;
         silent.write_all(healthz.as_bytes())?;
         let mut bodiless = connect(cluster)?;
-        bodiless.write_all(b"POST /xylem/v1/pulls HTTP/1.1\r\nContent-Length: 9\r\n\r\n{")?;
+        bodiless
+            .write_all(b"POST /xylem/v1/pulls HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")?;
         trickle_until_cut(&mut trickle)?;
         for (what, stream) in [("a silent head", &mut silent), ("a missing body", &mut bodiless)] {
             let rest = read_all(stream).with_context(|| format!("{what} is not cut"))?;

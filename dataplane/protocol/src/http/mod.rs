@@ -61,6 +61,9 @@ pub enum HeadError {
     /// A stripe other than `0/2` and `1/2`.
     #[error("blobs have the stripes 0/2 and 1/2")]
     Stripe,
+    /// No host, several, or one that is none.
+    #[error("a request has one host header")]
+    Host,
     /// A transfer coding; bodies come with their length here.
     #[error("transfer codings are not supported, send a content-length")]
     Coding,

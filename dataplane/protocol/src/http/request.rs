@@ -150,9 +150,12 @@ impl Request {
             path: Vec::new(),
             grant: None,
         };
-        let mut length_said = None;
+        let mut said = Said::default();
         for header in head.headers.iter() {
-            request.take(header, &mut length_said)?;
+            request.take(header, &mut said)?;
+        }
+        if !said.host && head.version != Some(0) {
+            return Err(HeadError::Host);
         }
         if let Some(authority) = authority {
             // It counts, whatever the header says (RFC 9112 §3.2.2).
@@ -186,11 +189,7 @@ impl Request {
         }
     }
 
-    fn take(
-        &mut self,
-        header: &httparse::Header<'_>,
-        length_said: &mut Option<u64>,
-    ) -> Result<(), HeadError> {
+    fn take(&mut self, header: &httparse::Header<'_>, said: &mut Said) -> Result<(), HeadError> {
         let is = |name: &str| header.name.eq_ignore_ascii_case(name);
         if is("accept") {
             join(&mut self.accept, text(header, "accept")?);
@@ -198,6 +197,10 @@ impl Request {
             join(&mut self.known, text(header, "if-none-match")?);
         } else if is("host") {
             let host = text(header, "host")?;
+            // One, and one that is none is refused (RFC 9112 §3.2).
+            if std::mem::replace(&mut said.host, true) || !is_of_authority(host) {
+                return Err(HeadError::Host);
+            }
             self.host = check_host(host).is_ok().then(|| host.to_owned());
         } else if is("authorization") {
             self.authorization = Some(text(header, "authorization")?.to_owned());
@@ -205,7 +208,7 @@ impl Request {
             let length = number(text(header, "content-length")?);
             let length = length.map_err(|_| HeadError::Header("content-length"))?;
             // A second line could hide a second request from whoever stands between.
-            if length_said.replace(length).is_some_and(|said| said != length) {
+            if said.length.replace(length).is_some_and(|said| said != length) {
                 return Err(HeadError::Header("content-length"));
             }
             self.content_length = length;
@@ -250,6 +253,21 @@ fn split_authority(target: &str) -> (Option<&str>, &str) {
         Some(end) => (Some(&rest[..end]), "/"),
         None => (Some(rest), "/"),
     }
+}
+
+/// What may be said once only, or not twice in different ways.
+#[derive(Default)]
+struct Said {
+    host: bool,
+    length: Option<u64>,
+}
+
+/// Whether a host header has only characters that an authority can have.
+fn is_of_authority(host: &str) -> bool {
+    host.bytes().all(|b| match b {
+        b'"' | b'#' | b'/' | b'<' | b'>' | b'?' | b'@' | b'\\' | b'^' | b'`' | b'{'..=b'}' => false,
+        other => other.is_ascii_graphic(),
+    })
 }
 
 fn namespace(query: &str) -> Result<Option<String>, HeadError> {

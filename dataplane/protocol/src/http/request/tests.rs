@@ -12,7 +12,8 @@ fn parse(head: &str) -> Result<Option<(Request, usize)>, HeadError> {
 #[test]
 fn a_stripe_is_one_of_two_and_of_a_blob() {
     let of = |target: &str| {
-        parse(&format!("GET {target} HTTP/1.1\r\n\r\n")).map(|found| found.unwrap().0.stripe)
+        parse(&format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n"))
+            .map(|found| found.unwrap().0.stripe)
     };
     let blob = format!("/v2/a/blobs/{ZERO}");
     assert_eq!(of(&blob), Ok(None));
@@ -48,6 +49,31 @@ fn a_target_may_name_its_host() {
 }
 
 #[test]
+fn a_request_has_one_host() {
+    let of = |version: u8, lines: &str| {
+        let found = parse(&format!("GET /v2/ HTTP/1.{version}\r\n{lines}\r\n"));
+        found.map(|found| found.unwrap().0.host)
+    };
+    for host in ["", "n1", "n1:4400", "[::1]:4400", " 10.0.0.1 ", "a_b"] {
+        assert!(of(1, &format!("Host: {host}\r\n")).is_ok(), "{host}");
+    }
+    assert_eq!(of(1, "Accept: x\r\nhOST: n1\r\n"), Ok(Some("n1".into())));
+    assert_eq!(of(0, ""), Ok(None), "HTTP/1.0 need not say it");
+    for (version, lines) in [
+        (1, ""),
+        (1, "X-Host: n1\r\n"),
+        (1, "Host: n1\r\nHost: n1\r\n"),
+        (0, "Host: n1\r\nhost: n2\r\n"),
+        (1, "Host: n1 n2\r\n"),
+        (1, "Host: http://n1\r\n"),
+        (1, "Host: n1/v2\r\n"),
+    ] {
+        let error = of(version, lines).unwrap_err();
+        assert_eq!((error.status(), &error), (400, &HeadError::Host), "{lines}");
+    }
+}
+
+#[test]
 fn a_peer_asks_for_a_blob() {
     let head = format!(
         "GET /v2/a/b/blobs/{ZERO}?ns=r HTTP/1.1\r\nHost: n1\r\nRange: bytes=5-\r\n\
@@ -76,8 +102,10 @@ fn accept_lines_are_joined() {
 #[test]
 fn tags_that_the_client_has() {
     let digest: Digest = ZERO.parse().unwrap();
-    let head =
-        format!("GET /v2/ HTTP/1.1\r\nIf-None-Match: \"x\"\r\nIf-None-Match: W/\"{ZERO}\"\r\n\r\n");
+    let head = format!(
+        "GET /v2/ HTTP/1.1\r\nHost: x\r\nIf-None-Match: \"x\"\r\n\
+         If-None-Match: W/\"{ZERO}\"\r\n\r\n"
+    );
     let (request, _) = parse(&head).unwrap().unwrap();
     assert!(has_tag(&request.known, &digest));
     assert!(has_tag("*", &digest) && has_tag(&format!("\"{ZERO}\", \"x\""), &digest));
@@ -115,8 +143,8 @@ fn bad_requests_get_their_status() {
         let error = parse(&format!("{line}\r\n\r\n")).unwrap_err();
         assert_eq!(error.status(), status, "{line}: {error}");
     }
-    let error = parse(&format!("GET /v2/a/blobs/{ZERO} HTTP/1.1\r\nRange: bytes=x\r\n\r\n"));
-    let error = error.unwrap_err();
+    let head = format!("GET /v2/a/blobs/{ZERO} HTTP/1.1\r\nHost: x\r\nRange: bytes=x\r\n\r\n");
+    let error = parse(&head).unwrap_err();
     assert_eq!(error, RangeError::Syntax.into());
     assert_eq!((error.status(), error.code()), (416, "RANGE_INVALID"));
 }
@@ -124,8 +152,8 @@ fn bad_requests_get_their_status() {
 #[test]
 fn ranges_are_of_blobs_and_of_get() {
     let asked = |line: &str, ranges: &str| {
-        let (request, _) = parse(&format!("{line} HTTP/1.1\r\n{ranges}\r\n")).unwrap().unwrap();
-        request.range
+        let head = format!("{line} HTTP/1.1\r\nHost: x\r\n{ranges}\r\n");
+        parse(&head).unwrap().unwrap().0.range
     };
     let blob = format!("GET /v2/a/blobs/{ZERO}");
     let one = "Range: bytes=0-1\r\n";
@@ -143,7 +171,7 @@ fn ranges_are_of_blobs_and_of_get() {
 
 #[test]
 fn a_namespace_is_decoded() {
-    let head = "GET /v2/a/tags/list?n=2&ns=r.example%3A5000 HTTP/1.1\r\n\r\n";
+    let head = "GET /v2/a/tags/list?n=2&ns=r.example%3A5000 HTTP/1.1\r\nHost: x\r\n\r\n";
     let (request, _) = parse(head).unwrap().unwrap();
     assert_eq!(request.namespace.as_deref(), Some("r.example:5000"));
     assert_eq!(request.query, "n=2&ns=r.example%3A5000");
@@ -158,14 +186,15 @@ fn pushes_are_refused_whatever_follows() {
             assert_eq!((error.status(), error.code()), (405, "UNSUPPORTED"), "{head}");
         }
     }
-    let (own, _) = parse("POST /xylem/v1/pulls HTTP/1.1\r\n\r\n").unwrap().unwrap();
+    let (own, _) = parse("POST /xylem/v1/pulls HTTP/1.1\r\nHost: x\r\n\r\n").unwrap().unwrap();
     assert_eq!(own.method, Method::Post);
 }
 
 #[test]
 fn escapes_are_read_but_make_no_components() {
-    let path = format!("GET /v2/a/b%2Dc/blobs/{} HTTP/1.1\r\n\r\n", ZERO.replace(':', "%3a"));
-    let (request, _) = parse(&path).unwrap().unwrap();
+    let digest = ZERO.replace(':', "%3a");
+    let head = format!("GET /v2/a/b%2Dc/blobs/{digest} HTTP/1.1\r\nHost: x\r\n\r\n");
+    let (request, _) = parse(&head).unwrap().unwrap();
     let digest = ZERO.parse().unwrap();
     assert_eq!(request.route, Route::Blob { repository: "a/b-c".into(), digest });
     for bad in ["a%2Fb", "a%2fb", "%2e%2e", "a%00", "a%0d", "a%20b", "a%", "a%4", "a%zz", "a%é"] {
@@ -190,7 +219,7 @@ fn codes_name_what_is_wrong() {
 #[test]
 fn who_closes() {
     let keeps = |version: &str, option: &str| {
-        let head = format!("GET /v2/ HTTP/{version}\r\nConnection: {option}\r\n\r\n");
+        let head = format!("GET /v2/ HTTP/{version}\r\nHost: x\r\nConnection: {option}\r\n\r\n");
         parse(&head).unwrap().unwrap().0.keep_alive
     };
     assert!(keeps("1.1", "keep-alive") && keeps("1.1", "TE"));
@@ -201,9 +230,10 @@ fn who_closes() {
 #[test]
 fn other_paths() {
     for path in ["/", "/metrics", "/v1/x", "/v2x", "/v2/a/blobs/uploads/x"] {
-        let (request, _) = parse(&format!("GET {path} HTTP/1.1\r\n\r\n")).unwrap().unwrap();
+        let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+        let (request, _) = parse(&head).unwrap().unwrap();
         assert_eq!(request.route, Route::Other(path.into()));
     }
-    let (request, _) = parse("GET /v2 HTTP/1.1\r\n\r\n").unwrap().unwrap();
+    let (request, _) = parse("GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n").unwrap().unwrap();
     assert_eq!(request.route, Route::Ping);
 }
