@@ -16,6 +16,11 @@ use xylem_protocol::pb::node_message::Kind;
 
 /// So slow that no heartbeat is missed in a test.
 const SLOW_MS: u32 = 60_000;
+/// Short enough to be waited for, and long enough that nobody who speaks is silent for three of
+/// it, however busy the machine.
+const HEARTBEAT_MS: u32 = 2_000;
+/// How long a control takes claims: enough for a few nodes to be back.
+const SETTLE_MS: u64 = 4_000;
 
 async fn get(control: &Control, path: &str) -> (u16, String) {
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -62,7 +67,7 @@ async fn joins_are_answered_and_changes_are_pushed() {
 
 #[tokio::test]
 async fn a_lost_stream_is_leaving() {
-    let control = Control::start(50).await;
+    let control = Control::start(HEARTBEAT_MS).await;
     let mut nodes = Vec::new();
     for name in ["a", "b"] {
         let mut node = Node::attach(&control, name, &[]).await;
@@ -91,7 +96,7 @@ async fn a_lost_stream_is_leaving() {
 
 #[tokio::test]
 async fn silence_is_leaving_though_the_stream_is_open() {
-    let control = Control::start(50).await;
+    let control = Control::start(HEARTBEAT_MS / 2).await;
     let mut silent = Node::attach(&control, "silent", &[]).await;
     silent.join(1).await;
     silent.upstreams().await;
@@ -117,7 +122,7 @@ async fn parents_outlive_control() {
     let before = json(&control, "/api/v1/trees").await;
     control.stop().await;
 
-    let control = Control::start_at(address, SLOW_MS).await;
+    let control = Control::start_settling(ShapeKind::Ft, address, SLOW_MS, SETTLE_MS).await;
     let mut again = Vec::new();
     for at in before["trees"][0]["nodes"].as_array().unwrap().iter().rev() {
         let parent = at["parent"].as_str().unwrap_or("").to_owned();
@@ -326,7 +331,7 @@ async fn twin_trees_are_told_shown_and_claimed() {
         names.iter().map(|tree| tree.values().filter(|name| !name.is_empty()).collect()).collect();
     assert!(inner[0].is_disjoint(&inner[1]), "nobody has children twice");
 
-    let control = Control::start_with(ShapeKind::Twin, address, SLOW_MS).await;
+    let control = Control::start_settling(ShapeKind::Twin, address, SLOW_MS, SETTLE_MS).await;
     let mut again = Vec::new();
     for name in names[0].keys() {
         let mut node = Node::connect(&control).await;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::lab::{Control, Node, hello, image, soon};
 use serde_json::Value;
@@ -19,8 +19,9 @@ const IMAGE: u8 = 1;
 /// So long that nobody is silent for three of it, however busy the machine; but the loss of a node
 /// is known after one.
 const HEARTBEAT_MS: u32 = 2_000;
-/// How long control takes claims: enough for all to be back.
-const SETTLE_MS: u64 = 3_000;
+/// How long control takes claims at least, and how much longer than all have taken to come.
+const SETTLE_MS_MIN: u64 = 3_000;
+const SETTLE_FACTOR: u64 = 4;
 
 /// Everybody's parent in each tree; empty: the registry.
 type Parents = BTreeMap<String, [String; 2]>;
@@ -147,12 +148,14 @@ fn assert_disjoint(parents: &Parents) {
 #[tokio::test]
 async fn a_crowd_joins_loses_a_third_and_finds_its_trees_again() {
     let listen = (Ipv4Addr::LOCALHOST, 0).into();
-    let control = Control::start_settling(ShapeKind::Twin, listen, HEARTBEAT_MS, SETTLE_MS).await;
+    let control = Control::start_with(ShapeKind::Twin, listen, HEARTBEAT_MS).await;
     let listen = control.address;
     let mut agents = Vec::new();
+    let began = Instant::now();
     for number in 0..AGENTS {
         agents.push(Agent::start(&control, format!("n{number}"), None).await);
     }
+    let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap();
     for agent in &agents {
         agent.node.join(IMAGE).await;
     }
@@ -176,7 +179,8 @@ async fn a_crowd_joins_loses_a_third_and_finds_its_trees_again() {
     }
 
     control.stop().await;
-    let control = Control::start_settling(ShapeKind::Twin, listen, HEARTBEAT_MS, SETTLE_MS).await;
+    let settle_ms = SETTLE_MS_MIN.max(SETTLE_FACTOR * took_ms);
+    let control = Control::start_settling(ShapeKind::Twin, listen, HEARTBEAT_MS, settle_ms).await;
     let mut again = Vec::new();
     for agent in agents {
         again.push(Agent::start(&control, agent.name.clone(), agent.place.as_ref()).await);
