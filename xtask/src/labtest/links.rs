@@ -65,12 +65,15 @@ fn runs(pid: &str) -> bool {
 }
 
 fn nothing_is_left(tag: &str) -> Result<()> {
-    let number = tag.trim_start_matches("xylem-");
+    let directory = tag.replacen("xylem-", "xylem-lab-", 1);
+    // Others may have the same digits in their names.
+    let is_of_lab =
+        |name: &str| name == directory || name == tag || name.starts_with(&format!("{tag}-"));
     let cgroups = crate::lab::cgroup_mount().unwrap_or_default();
     for place in ["/run/netns", "/tmp", "/var/tmp", &cgroups.to_string_lossy()] {
         for entry in fs::read_dir(place).into_iter().flatten().filter_map(|entry| entry.ok()) {
             let name = entry.file_name().to_string_lossy().into_owned();
-            ensure!(!name.contains(number), "{place}/{name} is left");
+            ensure!(!is_of_lab(&name), "{place}/{name} is left");
         }
     }
     Ok(())
