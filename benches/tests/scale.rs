@@ -105,3 +105,24 @@ fn a_slow_uplink_holds_up_whoever_is_below() {
     let registry = Figures::of(&run(Run { slow: Some(slow), ..burst(Shape::Registry, 6) }));
     assert!((6.0..6.1).contains(&registry.ratio), "uplinks are not used: {}", registry.ratio);
 }
+
+/// Also where several fail within a moment, and those who are asked next wait themselves.
+#[test]
+fn nobody_who_has_lost_a_parent_waits_for_one_who_waits() {
+    let mut runs = Vec::new();
+    for nodes in [4, 5, 6, 7, 9, 15] {
+        for seed in 0..24_u32 {
+            let at = 0.2 + 0.03 * f64::from(seed);
+            let failure = |at| Failure { at, share: 0.25, end: End::Closed };
+            let failures = vec![failure(at), failure(at + 0.02 * f64::from(seed % 5))];
+            let slow = (seed % 3 == 1).then_some(Slow { uplinks: 1, share: 0.4 });
+            // 40 Mbit/s: what a sibling is ahead by takes a while.
+            let usual = Run::new(TWIN, nodes, SIZE / 2, 5_000_000);
+            runs.push(Run { failures, slow, seed: seed.into(), ..usual });
+        }
+    }
+    for outcome in run_all(&runs) {
+        let Figures { nodes, seed, gap_max_ms, .. } = Figures::of(&outcome);
+        assert!(gap_max_ms < 300.0, "{nodes} nodes, seed {seed}: {gap_max_ms}");
+    }
+}

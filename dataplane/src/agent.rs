@@ -166,7 +166,7 @@ impl Agent {
             ToCold::Admit { ticket, request } => self.admit_blob(ticket, *request),
             ToCold::Want { digest, request } => self.want(digest, *request),
             ToCold::Lost { digest, attempt, at, cause } => self.lost(digest, attempt, at, cause),
-            ToCold::Silent { digest, attempt } => self.silent(digest, attempt),
+            ToCold::Silent { digest, attempt, late } => self.silent(digest, attempt, late),
             ToCold::Mismatch { digest, attempt, actual } => self.mismatch(digest, attempt, actual),
             ToCold::Stored { digest, size, first_byte_ns, readers } => {
                 self.stored(digest, size, (first_byte_ns, readers));

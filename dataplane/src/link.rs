@@ -12,7 +12,8 @@
 //!                           in File while the source is being asked
 //!            or Refuse      it cannot be had: tell the readers so
 //! hot  -> cold  Lost        the source ended early       -> Source | Refuse
-//! hot  -> cold  Silent      is the source alive?         -> GiveUp, or nothing
+//! hot  -> cold  Silent      is the source alive, or is there a better one?
+//!                                                        -> GiveUp, or nothing
 //! hot  -> cold  Mismatch    all bytes here, wrong digest -> Source (registry, from 0) | Refuse
 //! hot  -> cold  Stored      all bytes here and verified  -> Committed | Refuse
 //! hot  -> cold  StoreFailed the disk refused a write; the flow is over, its readers are told
@@ -184,6 +185,9 @@ pub enum ToCold {
         digest: Digest,
         /// Which try.
         attempt: Attempt,
+        /// Nothing has come since another source was lost in mid-body: somebody else may be
+        /// quicker.
+        late: bool,
     },
     /// All bytes are here and their hash is another.
     Mismatch {

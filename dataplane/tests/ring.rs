@@ -66,6 +66,31 @@ fn a_lost_source_is_continued_at_the_own_offset() {
     assert_eq!(origin.body_bytes.load(Ordering::SeqCst), data.len() as u64, "nothing twice");
 }
 
+/// A peer that brings nothing where another one was lost is told of sooner, as one that is late.
+#[test]
+fn who_is_silent_after_a_loss_is_late() {
+    let data = Arc::new(noise(5 * MIB, 11));
+    let digest = digest_of(&data);
+    let origin = Origin::start(data.clone(), vec![2 * MIB]);
+    let node = Node::start(4 << 20);
+    let reader = node.get(&digest, "");
+    node.hear_want();
+    node.fetch(digest, file().into(), common::silent());
+    assert_eq!(node.hear_silence(), (0, false));
+    node.tell(ToHot::GiveUp { digest, attempt: 0, moved: false });
+    let ToCold::Lost { attempt: 0, at: 0, .. } = node.hear() else { panic!("a lost source") };
+    node.tell(ToHot::Source { digest, attempt: 0, restart: false, source: origin.source("n2") });
+    let ToCold::Lost { attempt: 1, .. } = node.hear() else { panic!("a lost source") };
+    let source = common::silent();
+    node.tell(ToHot::Source { digest, attempt: 1, restart: false, source });
+    assert_eq!(node.hear_silence(), (2, true));
+    node.tell(ToHot::GiveUp { digest, attempt: 2, moved: false });
+    let ToCold::Lost { attempt: 2, at, .. } = node.hear() else { panic!("a lost source") };
+    assert_eq!(at, 2 * MIB as u64);
+    node.tell(ToHot::Source { digest, attempt: 2, restart: false, source: origin.source("n3") });
+    assert!(reader.join().unwrap().body == *data, "readers notice nothing");
+}
+
 /// Starts a transfer whose file is still being made, up to the reader's first bytes.
 fn fetch_without_file(node: &Node, origin: &Origin, data: &[u8]) -> std::net::TcpStream {
     let digest = digest_of(data);

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use common::{MIB, Node, Origin, PATIENCE, digest_of, file, noise};
+use common::{MIB, Node, Origin, PATIENCE, digest_of, file, noise, silent};
 use xylem_dataplane::link::{FillFile, Lost, Source, ToCold, ToHot, first_attempt};
 
 /// A node as the source of a stripe.
@@ -138,20 +138,6 @@ fn a_registry_that_knows_no_ranges_begins_anew() {
     assert!(reader.join().unwrap().body == *data, "readers notice nothing");
     assert!(matches!(node.hear(), ToCold::Stored { .. }));
     assert_eq!(origin.requests.load(Ordering::SeqCst), 4);
-}
-
-/// A source that takes a request and never answers.
-fn silent() -> Source {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut rest = Vec::new();
-        // Until the node hangs up.
-        let _ = stream.read_to_end(&mut rest);
-    });
-    let (upstream, head) = ("parent".into(), b"GET /blob HTTP/1.1\r\nHost: x\r\n".to_vec());
-    Source::Http { upstream, address, head, registry: false, answer_ms: 15_000 }
 }
 
 /// A connection that had brought a blob before was asked again when it was left before it answered,

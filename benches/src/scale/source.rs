@@ -4,19 +4,24 @@
 use xylem_dataplane::relay::{Event, ReaderId};
 use xylem_protocol::limits::{
     ALIVE_MS, CONNECT_MS, MOVE_BYTES_MAX, MOVES_MAX, PEER_ANSWER_MS, PEER_AVOID_MS, PEER_STUCK_MS,
-    SILENT_MS, STALL_MS,
+    REPAIR_MS, SILENT_MS, STALL_MS,
 };
 use xylem_protocol::stripe::{offset_in_stripe, place_in_blob, stripe_bytes};
 
 use super::hops::Tally;
 use super::net::{Host, StreamId};
-use super::node::{Phase, Source};
+use super::node::{Lane, Phase, Source};
 use super::run::MS_NS;
 use super::world::{FLOW, Item, REGISTRY, Request, World};
 
 /// Between the loss of a source and the request to the next one, ns: two messages between ring
 /// thread and agent.
 const NEXT_SOURCE_NS: u64 = 200_000;
+
+/// How much silence is looked into.
+const fn silence_ms(lane: &Lane) -> u64 {
+    if lane.gap_from_ns.is_some() { REPAIR_MS } else { SILENT_MS }
+}
 
 const fn host(source: Source) -> Host {
     match source {
@@ -151,7 +156,8 @@ impl World {
         else {
             return;
         };
-        if lane.connected {
+        // Who does not read, for want of a slot, misses nothing yet.
+        if lane.connected && !here.is_starved(number) {
             self.note_gap(node, number, source);
         }
         self.drop_source(node, number);
@@ -242,8 +248,9 @@ impl World {
     }
 
     fn watch_again(&mut self, node: u32, number: u8, from_ns: u64) {
-        let attempt = self.nodes[node as usize].lanes[usize::from(number)].attempt;
-        let at_ns = self.next_tick_ns(node, from_ns + SILENT_MS * MS_NS + 1);
+        let lane = &self.nodes[node as usize].lanes[usize::from(number)];
+        let (attempt, period_ms) = (lane.attempt, silence_ms(lane));
+        let at_ns = self.next_tick_ns(node, from_ns + period_ms * MS_NS + 1);
         self.agenda.at(at_ns, Item::Watch(node, number, attempt));
     }
 
@@ -265,12 +272,13 @@ impl World {
         }
         let lane = &self.nodes[node as usize].lanes[usize::from(number)];
         let silence_ns = now_ns - lane.since_ns;
-        if silence_ns <= SILENT_MS * MS_NS {
+        if silence_ns <= silence_ms(lane) * MS_NS {
             let since_ns = lane.since_ns;
             return self.watch_again(node, number, since_ns);
         }
         let patience_ms = if lane.connected { STALL_MS } else { PEER_ANSWER_MS };
-        if silence_ns > patience_ms * MS_NS {
+        // Where another source was lost there is always the registry.
+        if silence_ns > patience_ms * MS_NS || lane.gap_from_ns.is_some() {
             return self.lost(node, number, attempt);
         }
         if self.nodes[peer as usize].phase == Phase::Silent {

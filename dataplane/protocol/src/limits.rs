@@ -144,6 +144,11 @@ pub const LAYERS_MAX: usize = 4096;
 /// alive, ms. It may be waiting for its own upstream.
 pub const SILENT_MS: u64 = 300;
 
+/// How long a peer may take to go on where another source was lost, ms. Then whoever else there is
+/// is asked, the registry at last: also if the peer is alive, since it may be waiting for those who
+/// wait here.
+pub const REPAIR_MS: u64 = 100;
+
 /// How long a silent peer may take to say that it is alive, ms. Then it is left for the next
 /// source.
 pub const ALIVE_MS: u64 = 350;
@@ -297,6 +302,7 @@ const _: () = {
     assert!(SILENT_MS > 2 * TICK_MS, "a watchdog finer than its clock");
     assert!(SILENT_MS + ALIVE_MS + 4 * TICK_MS < 1_000, "a stuck parent costs less than a second");
     assert!(SILENT_MS + ALIVE_MS < STALL_MS);
+    assert!(REPAIR_MS > 2 * TICK_MS && REPAIR_MS + 2 * TICK_MS < 200, "what a lost parent costs");
     assert!(STALL_MS < PEER_ANSWER_MS && PEER_ANSWER_MS < REGISTRY_ANSWER_MS);
     assert!(QUEUE_MAX >= FLOWS_MAX as usize + PENDING_MAX as usize / 2);
     assert!(PING_WAIT_MS < ANSWER_WAIT_MS);

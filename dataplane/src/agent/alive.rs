@@ -21,10 +21,14 @@ pub(super) struct Alive {
 }
 
 impl Agent {
-    /// A flow's parent has been silent for a while.
-    pub(super) fn silent(self: &Rc<Self>, digest: Digest, attempt: Attempt) {
+    /// A flow's parent has been silent for a while; `late`: since another one was lost.
+    pub(super) fn silent(self: &Rc<Self>, digest: Digest, attempt: Attempt, late: bool) {
         let found = self.flows.with(&digest, |flow| flow.peer_of(attempt)).flatten();
         let Some((node, address)) = found else { return };
+        if late && self.leaves_early(&digest, attempt) {
+            debug!(%digest, %node, "nothing comes from it either");
+            return self.post.send(ToHot::GiveUp { digest, attempt, moved: false });
+        }
         if !self.trees.is_usable(&node) {
             return self.give_up(&node);
         }

@@ -299,7 +299,10 @@ impl Agent {
         match next {
             Ok(Some(chosen)) => self.send_source(key, chosen),
             Ok(None) => {}
-            Err(refusal) => self.refuse(key.digest, key.serial, refusal),
+            Err(refusal) => match self.back_to_peer(key) {
+                Some(chosen) => self.send_source(key, chosen),
+                None => self.refuse(key.digest, key.serial, refusal),
+            },
         }
     }
 

@@ -7,4 +7,5 @@ mod flows;
 mod paper;
 mod preheat;
 mod private;
+mod repair;
 mod requests;

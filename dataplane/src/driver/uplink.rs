@@ -6,7 +6,9 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use xylem_protocol::Digest;
-use xylem_protocol::limits::{CONNECT_MS, IDLE_MS, IDLE_UPLINKS_MAX, SILENT_MS, STALL_MS};
+use xylem_protocol::limits::{
+    CONNECT_MS, IDLE_MS, IDLE_UPLINKS_MAX, REPAIR_MS, SILENT_MS, STALL_MS,
+};
 use xylem_protocol::stripe::stripe_end;
 
 use super::flow::{LaneId, Part};
@@ -173,14 +175,15 @@ impl Driver {
         if silence > Duration::from_millis(patience) {
             return self.cancel_stage(at);
         }
-        let period = Duration::from_millis(SILENT_MS);
+        let late = feed.gap_since.is_some();
+        let period = Duration::from_millis(if late { REPAIR_MS } else { SILENT_MS });
         let asked = uplink.alive_asked.filter(|asked| *asked > uplink.since);
         let is_due = asked.is_none_or(|asked| self.now - asked > period);
         let is_peer = !registry && !matches!(uplink.stage, Stage::Connecting);
         if is_peer && silence > period && is_due {
             uplink.alive_asked = Some(self.now);
             let attempt = feed.attempt;
-            self.tell(ToCold::Silent { digest, attempt });
+            self.tell(ToCold::Silent { digest, attempt, late });
         }
     }
 
@@ -209,12 +212,16 @@ impl Driver {
         feed.moving = moved && feed.source.is_some();
         if let Some(uplink) = &feed.uplink {
             let idle = matches!(uplink.stage, Stage::Receiving) && feed.receiving.is_none();
-            // The relay waits for a slot: no completion would come.
-            return if idle {
-                self.lose(at, Lost::Stalled(SILENT_MS))
-            } else {
-                self.cancel_stage(at)
-            };
+            if !idle {
+                return self.cancel_stage(at);
+            }
+            // The relay waits for a slot: no completion would come, and nothing is missed yet.
+            let gap_since = feed.gap_since;
+            self.lose(at, Lost::Stalled(SILENT_MS));
+            if let Some(feed) = self.feed_mut(at) {
+                feed.gap_since = gap_since;
+            }
+            return;
         }
         // It waits for its turn, and has not asked its source for anything yet.
         if feed.turn.is_none() && feed.source.take().is_some() {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use xylem_dataplane::driver::{self, Settings};
-use xylem_dataplane::link::{self, ColdEnd, FillFile, Source, ToCold, ToHot};
+use xylem_dataplane::link::{self, Attempt, ColdEnd, FillFile, Source, ToCold, ToHot};
 use xylem_protocol::Digest;
 
 pub(crate) const MIB: usize = 1 << 20;
@@ -130,6 +130,20 @@ fn serve(
     }
 }
 
+/// A source that takes a request and never answers.
+pub(crate) fn silent() -> Source {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut rest = Vec::new();
+        // Until the node hangs up.
+        let _ = stream.read_to_end(&mut rest);
+    });
+    let (upstream, head) = ("parent".into(), b"GET /blob HTTP/1.1\r\nHost: x\r\n".to_vec());
+    Source::Http { upstream, address, head, registry: false, answer_ms: 15_000 }
+}
+
 pub(crate) fn file() -> std::fs::File {
     tempfile::tempfile().unwrap()
 }
@@ -165,12 +179,23 @@ impl Node {
         Self { address, cold, memory_bytes, thread: Some(thread) }
     }
 
-    /// The next message that is no report.
+    /// The next message that is no report, and not about silence, which is a matter of time.
     pub(crate) fn hear(&self) -> ToCold {
         loop {
             match self.cold.from_hot.recv_timeout(PATIENCE).expect("a message") {
-                ToCold::Report(_) | ToCold::Units { .. } => {}
+                ToCold::Report(_) | ToCold::Units { .. } | ToCold::Silent { .. } => {}
                 message => return message,
+            }
+        }
+    }
+
+    /// The next silent try, and whether it is late.
+    pub(crate) fn hear_silence(&self) -> (Attempt, bool) {
+        loop {
+            match self.cold.from_hot.recv_timeout(PATIENCE).expect("a message") {
+                ToCold::Report(_) | ToCold::Units { .. } => {}
+                ToCold::Silent { attempt, late, .. } => return (attempt, late),
+                other => panic!("expected silence, heard {other:?}"),
             }
         }
     }

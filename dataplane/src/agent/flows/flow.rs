@@ -120,6 +120,10 @@ pub(in crate::agent) struct Lane {
     /// Peers that were asked.
     pub(super) tried: Vec<Arc<str>>,
     pub(super) registry_tries: u32,
+    /// A peer was left that is alive, since others may be quicker.
+    pub(super) left_early: bool,
+    /// Nobody was: peers are waited for.
+    pub(super) patient: bool,
     pub(super) redirects: u32,
     /// Mirrors and tries before the present one.
     pub(super) turn: u32,
@@ -144,6 +148,8 @@ impl Lane {
             address: None,
             tried: Vec::new(),
             registry_tries: 0,
+            left_early: false,
+            patient: false,
             redirects: 0,
             turn: 0,
             credentials: Credentials::Node,
@@ -163,6 +169,7 @@ impl Lane {
     pub(super) fn forget_tries(&mut self) {
         self.tried.clear();
         (self.registry_tries, self.redirects, self.lost_at) = (0, 0, 0);
+        (self.left_early, self.patient) = (false, false);
     }
 }
 
@@ -275,6 +282,7 @@ impl Flow {
         if at >= lane.lost_at + u64::from(UNIT_BYTES) {
             lane.registry_tries = 0;
             lane.redirects = 0;
+            (lane.left_early, lane.patient) = (false, false);
         }
         lane.lost_at = at;
         true

@@ -16,9 +16,9 @@ use xylem_protocol::limits::{
 use super::{Flow, LaneKey, Refusal};
 use crate::agent::trees::Upstream;
 use crate::agent::{Agent, REGISTRY, feed};
-use crate::link::{Lost, Source};
+use crate::link::{Attempt, Lost, Source, lane_of};
 use crate::oneline::chain;
-use crate::origin::{BlobRoute, Credentials, OriginError, PeerRequest, Registry, Repository};
+use crate::origin::{BlobRoute, Credentials, OriginError, Registry, Repository};
 
 /// A source, and what the agent has to do for it.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ impl Asked {
 }
 
 enum Step {
-    Peer(Upstream, PeerRequest),
+    Peer(Chosen),
     Registry { repository: Repository, turn: u32, credentials: Credentials },
     End(Refusal),
 }
@@ -67,14 +67,7 @@ impl Agent {
             match step {
                 None => return Ok(None),
                 Some(Step::End(refusal)) => return Err(refusal),
-                Some(Step::Peer(peer, ask)) => {
-                    let head = ask.blob_head(peer.address);
-                    let (upstream, address) = (peer.node, peer.address);
-                    let answer_ms = PEER_ANSWER_MS;
-                    let source =
-                        Source::Http { upstream, address, head, registry: false, answer_ms };
-                    return Ok(Some(Chosen { source, tls: None }));
-                }
+                Some(Step::Peer(chosen)) => return Ok(Some(chosen)),
                 Some(Step::Registry { repository, turn, credentials }) => {
                     let (origin, name) = (repository.origin(), repository.name());
                     let again = turn.saturating_sub(origin.mirrors());
@@ -92,26 +85,11 @@ impl Agent {
     }
 
     fn plan(&self, key: LaneKey, flow: &mut Flow) -> Step {
-        let LaneKey { digest, lane: index, .. } = key;
-        let Flow { ask, lanes, striped, .. } = flow;
-        let lane = &mut lanes[usize::from(index)];
-        if let Some(image) = ask.image.filter(|_| !flow.registry_only) {
-            let branch = if *striped { index } else { WHOLE_BRANCH };
-            let upstreams = self.trees.branch(&image, branch);
-            let path = ask.path_of(index, *striped);
-            let is_new = |up: &&Upstream| {
-                let waits_for_us = path.iter().any(|node| **node == *up.node);
-                !waits_for_us && !lane.tried.contains(&up.node) && self.trees.is_usable(&up.node)
-            };
-            if let Some(upstream) = upstreams.iter().find(is_new) {
-                lane.tried.push(upstream.node.clone());
-                lane.upstream = upstream.node.clone();
-                lane.address = Some(upstream.address);
-                let stripe = striped.then_some(index);
-                let ask = self.peer_request(&ask.repository, (digest, stripe), image, path);
-                return Step::Peer(upstream.clone(), ask);
-            }
+        if let Some(chosen) = self.next_peer(key, flow) {
+            return Step::Peer(chosen);
         }
+        let Flow { ask, lanes, .. } = flow;
+        let lane = &mut lanes[usize::from(key.lane)];
         let mirrors = ask.repository.origin().mirrors();
         if lane.registry_tries == mirrors + REGISTRY_TRIES_MAX {
             let none = || Refusal::origin(&OriginError::NoUpstream);
@@ -127,6 +105,66 @@ impl Agent {
             turn: lane.turn,
             credentials: lane.credentials.clone(),
         }
+    }
+
+    /// The next peer that a lane asks, if there is one that it has not asked.
+    fn next_peer(&self, key: LaneKey, flow: &mut Flow) -> Option<Chosen> {
+        let LaneKey { digest, lane: index, .. } = key;
+        let (image, Upstream { node, address }) = self.untried_peer(index, flow)?;
+        let lane = flow.lane_mut(index);
+        lane.tried.push(node.clone());
+        lane.upstream = node.clone();
+        lane.address = Some(address);
+        let (ask, stripe) = (&flow.ask, flow.striped.then_some(index));
+        let path = ask.path_of(index, flow.striped);
+        let ask = self.peer_request(&ask.repository, (digest, stripe), image, path);
+        let (head, answer_ms) = (ask.blob_head(address), PEER_ANSWER_MS);
+        let source = Source::Http { upstream: node, address, head, registry: false, answer_ms };
+        Some(Chosen { source, tls: None })
+    }
+
+    fn untried_peer(&self, index: u8, flow: &Flow) -> Option<(Digest, Upstream)> {
+        let Flow { ask, striped, .. } = flow;
+        let (lane, image) = (flow.lane(index), ask.image.filter(|_| !flow.registry_only)?);
+        let branch = if *striped { index } else { WHOLE_BRANCH };
+        let upstreams = self.trees.branch(&image, branch);
+        let path = ask.path_of(index, *striped);
+        let is_new = |up: &&Upstream| {
+            let waits_for_us = path.iter().any(|node| **node == *up.node);
+            !waits_for_us && !lane.tried.contains(&up.node) && self.trees.is_usable(&up.node)
+        };
+        Some((image, upstreams.iter().find(is_new)?.clone()))
+    }
+
+    /// Whether a try that a peer brings nothing to is to end at once, because there is somebody
+    /// else to ask.
+    pub(in crate::agent) fn leaves_early(&self, digest: &Digest, attempt: Attempt) -> bool {
+        let index = lane_of(attempt);
+        let leaves = self.flows.with(digest, |flow| {
+            let (lane, origin) = (flow.lane(index), flow.ask.repository.origin());
+            let tries = origin.mirrors() + REGISTRY_TRIES_MAX;
+            let has_registry = origin.registry().is_some() && lane.registry_tries < tries;
+            let has_other = has_registry || self.untried_peer(index, flow).is_some();
+            let leaves = has_other && !lane.patient;
+            flow.lane_mut(index).left_early |= leaves;
+            leaves
+        });
+        leaves.unwrap_or(false)
+    }
+
+    /// Nobody has what a lane needs: peers that were left early may have it by now, and this time
+    /// they are waited for.
+    pub(super) fn back_to_peer(&self, key: LaneKey) -> Option<Chosen> {
+        let back = |flow: &mut Flow| {
+            let lane = flow.lane_mut(key.lane);
+            lane.patient = std::mem::take(&mut lane.left_early);
+            if !lane.patient {
+                return None;
+            }
+            lane.tried.clear();
+            self.next_peer(key, flow)
+        };
+        self.flows.with_serial(&key.digest, key.serial, back).flatten()
     }
 
     /// The registry cannot even be addressed: an error unless another try may help.

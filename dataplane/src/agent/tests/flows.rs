@@ -11,12 +11,12 @@ use crate::link::{FlowProgress, Lost, Report, Source, ToCold, ToHot, first_attem
 use crate::ring::{Arena, Slot};
 use crate::store::{Begun, record};
 
-fn nowhere() -> PaperServer {
+pub(super) fn nowhere() -> PaperServer {
     PaperServer::start(|_| Page::new(500, ""))
 }
 
 /// The upstream, address and head of a plain source.
-fn plain(source: Source) -> (String, SocketAddr, String) {
+pub(super) fn plain(source: Source) -> (String, SocketAddr, String) {
     match source {
         Source::Http { upstream, address, head, .. } => {
             (upstream.to_string(), address, String::from_utf8(head).unwrap())
@@ -25,7 +25,7 @@ fn plain(source: Source) -> (String, SocketAddr, String) {
     }
 }
 
-async fn fetched(bench: &Bench) -> Source {
+pub(super) async fn fetched(bench: &Bench) -> Source {
     let (source, file) = match bench.next_else().await {
         ToHot::Fetch { source, file, .. } => (source, file),
         other => panic!("no fetch but {other:?}"),
@@ -37,14 +37,14 @@ async fn fetched(bench: &Bench) -> Source {
     source
 }
 
-async fn next_source(bench: &Bench) -> (u32, bool, Source) {
+pub(super) async fn next_source(bench: &Bench) -> (u32, bool, Source) {
     match bench.next().await {
         ToHot::Source { attempt, restart, source, .. } => (attempt, restart, source),
         other => panic!("no source but {other:?}"),
     }
 }
 
-async fn refused(bench: &Bench) -> (u16, &'static str, String) {
+pub(super) async fn refused(bench: &Bench) -> (u16, &'static str, String) {
     match bench.next().await {
         ToHot::Refuse { status, code, message, .. } => (status, code, message),
         other => panic!("no refusal but {other:?}"),
