@@ -65,7 +65,8 @@ fn silence(cluster: &mut Cluster, act: impl Fn(&mut Lab, &str) -> Result<()>) ->
             ensure!(gaps == 0, "{own} has left a source that was alive ({gaps} times)");
         }
     }
-    Ok(())
+    // Who is stopped does not hear that it is to end, and would be waited for.
+    cluster.lab.end(&victim, libc::SIGKILL)
 }
 
 /// A node with a parent and a child.
