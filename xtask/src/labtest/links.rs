@@ -14,6 +14,8 @@ const RATE: &str = "200mbit";
 const RATE_BYTES_S: f64 = 25e6;
 /// Headers take 4 %, and a measurement is not exact.
 const TOLERANCE: f64 = 0.08;
+/// How often a link is measured at most: a busy machine sends less than it takes, but never more.
+const TRIES_MAX: usize = 4;
 /// This program, whatever has happened to its file since it was started.
 const OWN: &str = "/proc/self/exe";
 
@@ -22,7 +24,12 @@ pub(super) fn are_shaped_and_labs_coexist(_: &Binaries) -> Result<()> {
     let names = ["a", "b"].map(str::to_owned);
     let labs = [Lab::new(&names, Some(RATE))?, Lab::new(&names, Some(RATE))?];
     for lab in &labs {
-        let part = measure::goodput(lab, "a", "b")? / RATE_BYTES_S;
+        let mut part = 0.0_f64;
+        for _ in 0..TRIES_MAX {
+            if part < 1.0 - TOLERANCE {
+                part = part.max(measure::goodput(lab, "a", "b")? / RATE_BYTES_S);
+            }
+        }
         ensure!((part - 1.0).abs() < TOLERANCE, "a flow gets {part:.3} of the link");
     }
     let tags = labs.map(|lab| lab.tag.clone());
