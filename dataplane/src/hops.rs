@@ -403,6 +403,7 @@ impl Hop {
             first_byte_p99_us: self.first_byte.value_at_quantile(0.99),
             residence_p50_us: self.residence.value_at_quantile(0.5),
             residence_p99_us: self.residence.value_at_quantile(0.99),
+            residence_p999_us: self.residence.value_at_quantile(0.999),
             verdict,
             source,
             at_us: self.sampled_ns / NS_PER_US,

@@ -61,6 +61,8 @@ pub struct HopFigures {
     pub residence_p50_us: u64,
     /// Its 99th percentile.
     pub residence_p99_us: u64,
+    /// One unit in a thousand took longer, microseconds.
+    pub residence_p999_us: u64,
     /// What limited it.
     pub verdict: Verdict,
     /// Where the kernel's figures came from.
@@ -100,6 +102,7 @@ impl HopFigures {
             "first_byte_p99_ms": ms(self.first_byte_p99_us),
             "unit_p50_ms": ms(self.residence_p50_us),
             "unit_p99_ms": ms(self.residence_p99_us),
+            "unit_p999_ms": ms(self.residence_p999_us),
             "verdict": self.verdict.as_str(),
             "source": self.source.as_str(),
         })
