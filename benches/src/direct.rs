@@ -4,7 +4,7 @@
 use crate::sys;
 use anyhow::{Context, Result};
 use std::fs::{File, OpenOptions};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -74,6 +74,23 @@ impl DirectFile {
     /// # Errors
     /// The file system's.
     pub fn finish(self) -> Result<()> {
-        self.file.set_len(self.written).context("cannot set the file's length")
+        let written = self.written;
+        self.finish_at(written)
+    }
+
+    /// The same where others have written past [`Self::write`].
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn finish_at(self, bytes: u64) -> Result<()> {
+        self.file.set_len(bytes).context("cannot set the file's length")
+    }
+
+    /// A descriptor of its own, for whoever writes by himself.
+    ///
+    /// # Errors
+    /// Too many open files.
+    pub fn descriptor(&self) -> Result<OwnedFd> {
+        Ok(self.file.try_clone()?.into())
     }
 }

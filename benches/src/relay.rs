@@ -1,7 +1,7 @@
-//! What every rival relay has in common: its arguments, and one connection in and two out.
+//! What every rival relay has in common: its arguments, one connection in and some out.
 
 use crate::{bytes, gate};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Args;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ pub struct RelayArgs {
     /// Address to take the one incoming connection on
     #[arg(long)]
     pub listen: SocketAddr,
-    /// Address to send to; given twice
+    /// Address to send to; given once for each reader
     #[arg(long, required = true)]
     pub to: Vec<SocketAddr>,
     /// File to write
@@ -24,21 +24,20 @@ pub struct RelayArgs {
 }
 
 impl RelayArgs {
-    /// Connects to both readers, says `ready`, and takes the sender's connection.
+    /// Connects to all readers, says `ready`, and takes the sender's connection.
     ///
     /// # Errors
     /// No reader there, or the address is taken.
-    pub fn connect(&self) -> Result<(TcpStream, [TcpStream; 2])> {
-        ensure!(self.to.len() == 2, "a relay has two readers: give --to twice");
+    pub fn connect(&self) -> Result<(TcpStream, Vec<TcpStream>)> {
         let listener = TcpListener::bind(self.listen)
             .with_context(|| format!("cannot listen on {}", self.listen))?;
-        let open = |to: SocketAddr| -> Result<TcpStream> {
+        let open = |&to: &SocketAddr| -> Result<TcpStream> {
             let socket =
                 TcpStream::connect(to).with_context(|| format!("cannot connect to {to}"))?;
             socket.set_nodelay(true)?;
             Ok(socket)
         };
-        let outputs = [open(self.to[0])?, open(self.to[1])?];
+        let outputs = self.to.iter().map(open).collect::<Result<_>>()?;
         gate::pass(false)?;
         let (input, _) = listener.accept().context("no sender")?;
         Ok((input, outputs))

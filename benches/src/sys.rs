@@ -1,6 +1,8 @@
 //! Every system call of the benches that the standard library does not offer; it measures nothing
 //! and decides nothing.
 
+pub mod ring;
+
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};

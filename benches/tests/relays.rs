@@ -113,6 +113,14 @@ fn splice() {
 }
 
 #[test]
+fn every_ring() {
+    for how in ["send", "zero-copy", "write-fixed"] {
+        let program = env!("CARGO_BIN_EXE_rival-ring");
+        relays_faithfully(&format!("ring-{how}"), program, &["--how", how]);
+    }
+}
+
+#[test]
 fn a_sink_tells_other_data_apart() {
     let wrong = Blob::new(&pool(POOL).unwrap(), 1, SIZE).digest();
     let (sink, at) = sink(&wrong);

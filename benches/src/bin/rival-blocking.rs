@@ -1,4 +1,4 @@
-//! The plain relay: one thread, one buffer, read and then write three times.
+//! The plain relay: one thread, one buffer, read and then write to everybody.
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -7,7 +7,7 @@ use xylem_benches::bytes::{self, to_usize};
 use xylem_benches::direct::create_buffered;
 use xylem_benches::relay::RelayArgs;
 
-/// Relay one connection to two readers and a file with blocking calls
+/// Relay one connection to readers and a file with blocking calls
 #[derive(Debug, Parser)]
 struct Args {
     #[command(flatten)]

@@ -27,7 +27,7 @@ const BLOCKS_MAX: usize = 3;
 /// A relay in which nothing moves for this long has failed, in milliseconds.
 const SILENCE_MAX_MS: u16 = 60_000;
 
-/// Relay one connection to two readers and a file with splice and tee
+/// Relay one connection to readers and a file with splice and tee
 #[derive(Debug, Parser)]
 struct Args {
     #[command(flatten)]
@@ -120,7 +120,7 @@ impl FileEnd {
 struct Relay {
     input: TcpStream,
     main: Pipe,
-    readers: [Reader; 2],
+    readers: Vec<Reader>,
     file: FileEnd,
     /// Chunks a reader's pipe has slots for, whatever the size of their pieces.
     chunks_max: usize,
@@ -154,7 +154,8 @@ impl Relay {
 
     fn run(mut self) -> Result<()> {
         let epoll = Epoll::new()?;
-        for socket in [&self.input, &self.readers[0].socket, &self.readers[1].socket] {
+        let readers = self.readers.iter().map(|reader| &reader.socket);
+        for socket in readers.chain([&self.input]) {
             socket.set_nonblocking(true)?;
             epoll.watch(socket.as_fd())?;
         }
@@ -179,16 +180,14 @@ fn main() -> Result<()> {
     let args = Args::parse();
     let file = FileEnd::start(&args.relay.file, args.relay.size)?;
     let main = Pipe::new(MAIN_PIPE_BYTES)?;
-    let pipes = [Pipe::new(READER_PIPE_BYTES)?, Pipe::new(READER_PIPE_BYTES)?];
-    let smallest = pipes[0].capacity_bytes.min(pipes[1].capacity_bytes);
+    let pipes = args.relay.to.iter().map(|_| Pipe::new(READER_PIPE_BYTES));
+    let pipes = pipes.collect::<io::Result<Vec<_>>>()?;
+    let smallest = pipes.iter().map(|pipe| pipe.capacity_bytes).min().context("no reader")?;
     let chunks_max = usize::try_from(smallest / main.capacity_bytes)?;
     let (input, outputs) = args.relay.connect()?;
     sys::set_receive_low_water(input.as_fd(), u32::try_from(args.low_water)?)?;
-    let mut ends = outputs.into_iter().zip(pipes);
-    let mut reader = || {
-        let (socket, pipe) = ends.next().expect("two readers");
-        Reader { socket, pipe, chunks: VecDeque::new() }
-    };
-    let readers = [reader(), reader()];
+    let ends = outputs.into_iter().zip(pipes);
+    let readers = ends.map(|(socket, pipe)| Reader { socket, pipe, chunks: VecDeque::new() });
+    let readers = readers.collect();
     Relay { input, main, readers, file, chunks_max, ended: false }.run()
 }

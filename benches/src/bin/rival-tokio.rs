@@ -57,5 +57,7 @@ fn main() -> Result<()> {
     };
     let runtime = runtime.enable_all().build()?;
     let (input, outputs) = args.relay.connect()?;
+    let outputs = <[TcpStream; 2]>::try_from(outputs);
+    let outputs = outputs.ok().context("this relay has two readers: give --to twice")?;
     runtime.block_on(relay(input, outputs, file, args.buffer))
 }
