@@ -1,7 +1,8 @@
 //! `cargo xtask bench all`: every bench that compares us with others, one after the other, each as
 //! the command that one would type; a failure of one does not keep the others from running.
 
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args as ClapArgs;
@@ -10,10 +11,17 @@ use super::report::{Common, Report};
 use crate::{run, sys};
 
 /// How often a bench is looked at.
-const LOOK: std::time::Duration = std::time::Duration::from_millis(200);
+const LOOK: Duration = Duration::from_millis(200);
+/// How long one bench may take before it is ended and has failed.
+const BENCH_MAX: Duration = Duration::from_hours(3);
+/// The same of a quick one.
+const BENCH_QUICK_MAX: Duration = Duration::from_mins(20);
+/// How long one that was asked to stop may take to remove its lab.
+const GOODBYE_MAX: Duration = Duration::from_secs(60);
 
-/// The benches that write one file as JSON, by their names.
-const WITH_JSON: [&str; 4] = ["hop", "latency", "pull", "control"];
+/// The benches that write one file as JSON: the file's name, and how they are asked for.
+const WITH_JSON: [(&str, &[&str]); 4] =
+    [("hop", &["hop"]), ("latency", &["latency"]), ("pull", &["pull"]), ("control", &["control"])];
 /// Those that write a report, and what else they are told.
 const WITH_REPORT: [&[&str]; 4] = [
     &["provision"],
@@ -34,12 +42,13 @@ pub(crate) struct Args {
 /// Runs them.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let report = Report::open(&args.common)?;
+    let bound = if args.common.quick { BENCH_QUICK_MAX } else { BENCH_MAX };
     let mut failed = Vec::new();
-    for name in WITH_JSON {
+    for (name, arguments) in WITH_JSON {
         let json = report.directory().join(format!("{name}.json"));
-        let mut bench = bench(args, &[name])?;
+        let mut bench = bench(args, arguments)?;
         bench.arg("--json").arg(json);
-        failed.extend((!wait(bench)?.success()).then_some(name));
+        failed.extend((!succeeds(bench, bound)?).then_some(name));
     }
     let reports: &[&[&str]] = if args.common.quick { &WITH_REPORT_QUICK } else { &WITH_REPORT };
     for arguments in reports {
@@ -50,7 +59,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         if let Some(out) = &args.common.out {
             bench.arg("--out").arg(out);
         }
-        failed.extend((!wait(bench)?.success()).then_some(arguments[0]));
+        failed.extend((!succeeds(bench, bound)?).then_some(arguments[0]));
     }
     if !failed.is_empty() {
         bail!("these benches failed: {}", failed.join(", "));
@@ -72,19 +81,52 @@ fn bench(args: &Args, arguments: &[&str]) -> Result<Command> {
     Ok(bench)
 }
 
-/// Waits for a bench; one that is to stop is asked to, so that it takes its lab down.
-fn wait(mut bench: Command) -> Result<ExitStatus> {
-    let mut child: Child = bench.spawn().context("cannot start the bench")?;
+/// Waits for a bench; whether it ended well. One that is to stop, or takes too long, is asked to,
+/// so that it takes its lab down.
+fn succeeds(mut bench: Command, bound: Duration) -> Result<bool> {
+    let start = Instant::now();
+    let mut child = bench.spawn().context("cannot start the bench")?;
     loop {
         if let Some(status) = child.try_wait()? {
             run::go_on()?;
-            return Ok(status);
+            eprintln!("{status} after {:.0} s", start.elapsed().as_secs_f64());
+            return Ok(status.success());
         }
-        if let Err(interrupted) = run::pace(LOOK) {
-            // At a terminal it has heard of it already.
-            let _ = sys::kill(child.id(), libc::SIGTERM);
-            child.wait()?;
-            return Err(interrupted);
+        let interrupted = run::pace(LOOK).err();
+        let late = start.elapsed() > bound;
+        if interrupted.is_none() && !late {
+            continue;
         }
+        // At a terminal it has heard of an interruption already.
+        let _ = sys::kill(child.id(), libc::SIGTERM);
+        let asked = Instant::now();
+        while child.try_wait()?.is_none() {
+            if asked.elapsed() > GOODBYE_MAX {
+                child.kill()?;
+            }
+            std::thread::sleep(LOOK);
+        }
+        let Some(interrupted) = interrupted else {
+            eprintln!("ended: not done after {} s", bound.as_secs());
+            return Ok(false);
+        };
+        return Err(interrupted);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_and_what_does_not_end_has_not_succeeded() {
+        let long = Duration::from_secs(60);
+        assert!(succeeds(Command::new("true"), long).unwrap());
+        assert!(!succeeds(Command::new("false"), long).unwrap());
+        let mut endless = Command::new("tail");
+        endless.args(["-f", "/dev/null"]);
+        let start = Instant::now();
+        assert!(!succeeds(endless, Duration::from_millis(100)).unwrap());
+        assert!(start.elapsed() < GOODBYE_MAX, "it was asked to end");
     }
 }
