@@ -3,9 +3,15 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{BufRead, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 /// Longest request or response head that is read, in bytes.
 const HEAD_BYTES_MAX: usize = 16 << 10;
+/// Longest answer that is fetched as a whole, in bytes.
+const ANSWER_BYTES_MAX: u64 = 64 << 20;
+/// How long one may take to come.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// A request as far as the sender understands it.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -84,10 +90,11 @@ pub struct Response {
 /// # Errors
 /// The connection's, and a head that is too long or makes no sense.
 pub fn get(stream: &mut (impl Read + Write), host: &str, path: &str) -> Result<Response> {
-    ask(stream, host, &format!("GET {path}"), "*/*")
+    ask(stream, host, &format!("GET {path}"), "*/*", "")
 }
 
-/// The same with any method, which stands before the path, and media types to accept.
+/// The same with any method, which stands before the path, media types to accept, and more lines
+/// of the head, each with its end.
 ///
 /// # Errors
 /// As [`get`].
@@ -96,8 +103,9 @@ pub fn ask(
     host: &str,
     what: &str,
     accept: &str,
+    more: &str,
 ) -> Result<Response> {
-    let request = format!("{what} HTTP/1.1\r\nHost: {host}\r\nAccept: {accept}\r\n\r\n");
+    let request = format!("{what} HTTP/1.1\r\nHost: {host}\r\nAccept: {accept}\r\n{more}\r\n");
     stream.write_all(request.as_bytes())?;
     let mut head = vec![0; HEAD_BYTES_MAX];
     let mut filled = 0;
@@ -120,6 +128,23 @@ pub fn ask(
         .context("response without Content-Length")?
         .1;
     Ok(Response { status: status.parse()?, length: length.trim().parse()?, body })
+}
+
+/// The body of an answer to a `GET` on a connection of its own.
+///
+/// # Errors
+/// As [`get`]; any status but 200, or a body that is long or cut off.
+pub fn fetch(from: SocketAddr, path: &str) -> Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(from)?;
+    stream.set_read_timeout(Some(ANSWER_MAX))?;
+    let answer = get(&mut stream, &from.to_string(), path)?;
+    ensure!(answer.status == 200, "{path}: status {}", answer.status);
+    ensure!(answer.length < ANSWER_BYTES_MAX, "{path}: {} bytes", answer.length);
+    let mut body = answer.body;
+    let left = answer.length.saturating_sub(body.len() as u64);
+    stream.take(left).read_to_end(&mut body)?;
+    ensure!(body.len() as u64 == answer.length, "{path}: the answer is cut off");
+    Ok(body)
 }
 
 #[cfg(test)]

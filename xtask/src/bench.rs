@@ -27,6 +27,8 @@ use crate::{build, run, setup};
 
 /// Data per run of a quick bench; too little for figures worth keeping.
 const QUICK_SIZE: &str = "128MiB";
+/// Share of the CPUs that others may have before a round of `hop` is dropped, in percent.
+const FOREIGN: f64 = 2.0;
 /// Rounds of a quick bench.
 const QUICK_ROUNDS: u32 = 2;
 
@@ -62,8 +64,12 @@ enum What {
         #[arg(long)]
         only: Option<String>,
         /// Drop rounds in which other processes took more than this share of the CPUs, in percent
-        #[arg(long, default_value_t = 2.0)]
-        foreign: f64,
+        /// [default: 2; quick: 100]
+        #[arg(long)]
+        foreign: Option<f64>,
+        /// 1, 2 and 4 readers, a slow one, no segmentation by the card, other ways to send
+        #[arg(long)]
+        variants: bool,
         #[command(flatten)]
         common: Common,
     },
@@ -135,9 +141,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let Some(what) = &args.what else { return guard::run(args.update) };
     match what {
         What::Control(options) => return control::run(options),
-        What::Hop { size, only, foreign, common } => {
+        What::Hop { size, only, foreign, variants, common } => {
             arguments.push("hop".to_owned());
-            arguments.push(format!("--foreign={foreign}"));
+            let foreign_max = if common.quick { 100.0 } else { FOREIGN };
+            arguments.push(format!("--foreign={}", foreign.unwrap_or(foreign_max)));
             let quick = common.quick.then(|| QUICK_SIZE.to_owned());
             if let Some(size) = size.clone().or(quick) {
                 arguments.push(format!("--size={size}"));
@@ -146,7 +153,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 arguments.push(format!("--only={only}"));
             }
             arguments.extend(common.arguments()?);
-            setup::debian_packages(&["mbuffer", "iproute2"])?;
+            arguments.extend(variants.then(|| "--variants".to_owned()));
+            let rivals = if *variants { "ethtool" } else { "mbuffer" };
+            setup::debian_packages(&[rivals, "iproute2"])?;
         }
         What::Latency { common } => {
             arguments.push("latency".to_owned());

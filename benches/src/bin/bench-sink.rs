@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 use xylem_benches::gate::{self, SinkReport};
 use xylem_benches::{bytes, http, pattern, sys};
+use xylem_protocol::http::HEADER_NODE;
 
 /// Bytes asked of the kernel per receive.
 const RECV_BYTES: u64 = 1 << 20;
@@ -31,6 +32,9 @@ struct Args {
     /// Ask for this path; without it the connection is the body
     #[arg(long)]
     get: Option<String>,
+    /// Ask as the node of this name, which a relay of ours measures as a hop
+    #[arg(long, requires = "get")]
+    node: Option<String>,
     /// Copy the bytes to the process instead of dropping them in the kernel
     #[arg(long)]
     copy: bool,
@@ -73,7 +77,9 @@ impl Body {
 fn ask(args: &Args, socket: &mut TcpStream) -> Result<(u64, Vec<u8>)> {
     let Some(path) = &args.get else { return Ok((u64::MAX, Vec::new())) };
     let host = socket.peer_addr()?.to_string();
-    let response = http::get(socket, &host, path)?;
+    let name = args.node.as_ref().map(|node| format!("{HEADER_NODE}: {node}\r\n"));
+    let what = format!("GET {path}");
+    let response = http::ask(socket, &host, &what, "*/*", &name.unwrap_or_default())?;
     ensure!(response.status == 200, "{path}: status {}", response.status);
     Ok((response.length, response.body))
 }

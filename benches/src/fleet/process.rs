@@ -1,18 +1,15 @@
 //! The control process that is measured: kept on one core, asked over HTTP, its CPU and memory read
 //! from /proc.
 
-use std::io::{BufRead, BufReader, Read};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::{http, sys};
-
-/// How long control may take to answer a request.
-const ANSWER_MAX: Duration = Duration::from_secs(20);
 
 /// A control that serves; killed when it is dropped.
 #[derive(Debug)]
@@ -56,15 +53,7 @@ impl Control {
 
     /// The answer to a request; waits for it, and for nothing else.
     pub(super) fn get(&self, path: &str) -> Result<Vec<u8>> {
-        let mut stream = TcpStream::connect(self.address)?;
-        stream.set_read_timeout(Some(ANSWER_MAX))?;
-        let response = http::get(&mut stream, "control", path)?;
-        ensure!(response.status == 200, "{path}: status {}", response.status);
-        let mut body = response.body;
-        let rest = response.length.saturating_sub(body.len() as u64);
-        stream.take(rest).read_to_end(&mut body)?;
-        ensure!(body.len() as u64 == response.length, "{path}: the answer is cut off");
-        Ok(body)
+        http::fetch(self.address, path)
     }
 
     /// One of its metrics.

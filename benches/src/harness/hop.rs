@@ -8,16 +8,20 @@ use crate::harness::daemon::Daemon;
 use crate::harness::lab::{Lab, Netns};
 use crate::harness::machine::{Window, seconds};
 use crate::harness::process::{Process, RssWatch, peak_rss_bytes};
-use crate::harness::table;
 use crate::harness::variants::{Route, Variant};
+use crate::harness::{settings, table};
+use crate::http;
 use crate::sys::monotonic_ns;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Port of whatever is fed: a relay, or a sink that takes one connection.
 const FEED_PORT: u16 = 7000;
@@ -30,6 +34,9 @@ const FLOOR_POOL_BYTES: u64 = 512 * bytes::KIB;
 const CHECK_BYTES: u64 = 64 * MIB + 12_345;
 /// Rounds that may be tried for each that is wanted, before the machine counts as too busy.
 const TRIES_PER_ROUND: u32 = 3;
+/// How long our relay may take to tell of what it has relayed, and how often it is asked.
+const HOPS_MAX: Duration = Duration::from_secs(10);
+const HOPS_PERIOD: Duration = Duration::from_millis(50);
 
 /// Options of `bench hop`.
 #[derive(Debug, Args)]
@@ -49,6 +56,9 @@ pub struct Options {
     /// Drop rounds in which other processes took more than this share of the CPUs, in percent
     #[arg(long, default_value_t = 2.0)]
     pub foreign: f64,
+    /// Other numbers of readers, a slow one, no segmentation by the card, and other ways to send
+    #[arg(long)]
+    pub variants: bool,
 }
 
 /// Something that is measured once per round.
@@ -73,16 +83,39 @@ pub struct Sample {
     pub machine_cpu_s: f64,
     /// From the start to the moment the last reader had everything, in seconds.
     pub seconds: f64,
+    /// The same of the first reader that had.
+    pub fastest_s: f64,
     /// Peak resident memory of the process under test in bytes; 0 for floors.
     pub rss_bytes: u64,
     /// Share of the CPUs that went to other processes.
     pub foreign: f64,
+    /// How long units stay in our relay, at half, 99 % and 99.9 % of them, in milliseconds; of the
+    /// reader for which it is longest.
+    pub residence_ms: Option<[f64; 3]>,
 }
 
 /// One round: a sample of each subject.
 pub type Round = BTreeMap<Subject, Sample>;
 
-struct Hop<'a> {
+/// Where relays are measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// How many read from the relay.
+    pub readers: usize,
+    /// The rate of the last reader's link, as `tc` writes it.
+    pub slow: Option<&'static str>,
+    /// Whether devices cut large packets up, as cards do; else TCP does.
+    pub offload: bool,
+    /// Whether readers of ours say that they are nodes: then it is measured how long units stay.
+    pub named: bool,
+}
+
+/// That of the table which everything else is compared with.
+const PLAIN: Place = Place { readers: 2, slow: None, offload: true, named: false };
+
+/// A lab with a relay's place in it.
+#[derive(Debug)]
+pub struct Hop<'a> {
     bench: &'a Bench,
     nodes: Nodes,
     size: u64,
@@ -91,41 +124,64 @@ struct Hop<'a> {
     /// The sender's registry; it ends with this value.
     _registry: Process,
     digest: String,
+    named: bool,
 }
 
-/// The four namespaces and the addresses in them.
+/// The namespaces and the addresses in them.
+#[derive(Debug)]
 struct Nodes {
     sender: Netns,
     relay: Netns,
-    readers: [Netns; 2],
+    readers: Vec<ReaderNode>,
     /// The sender's end of its link.
     sender_at: Ipv4Addr,
     /// The relay's end of the same link.
     relay_at: Ipv4Addr,
-    /// The relay's and the reader's end of each reader's link.
-    reader_links: [(Ipv4Addr, Ipv4Addr); 2],
+}
+
+/// A reader's namespace, and both ends of its link.
+#[derive(Debug)]
+struct ReaderNode {
+    name: String,
+    netns: Netns,
+    relay_at: Ipv4Addr,
+    at: Ipv4Addr,
 }
 
 impl Nodes {
-    fn new(lab: &mut Lab) -> Result<Self> {
+    fn new(lab: &mut Lab, place: Place) -> Result<Self> {
         let (sender, relay) = (lab.netns("s")?, lab.netns("r")?);
-        let readers = [lab.netns("a")?, lab.netns("b")?];
         let (sender_at, relay_at) = lab.link(&sender, &relay, None)?;
-        let reader_links =
-            [lab.link(&relay, &readers[0], None)?, lab.link(&relay, &readers[1], None)?];
-        Ok(Self { sender, relay, readers, sender_at, relay_at, reader_links })
+        let mut readers = Vec::new();
+        for number in 1..=place.readers {
+            let name = format!("a{number}");
+            let netns = lab.netns(&name)?;
+            let rate = place.slow.filter(|_| number == place.readers);
+            let (relay_at, at) = lab.link(&relay, &netns, rate)?;
+            readers.push(ReaderNode { name, netns, relay_at, at });
+        }
+        if !place.offload {
+            lab.stop_offload()?;
+        }
+        Ok(Self { sender, relay, readers, sender_at, relay_at })
     }
 }
 
 impl<'a> Hop<'a> {
-    fn new(bench: &'a Bench, nodes: Nodes, size: u64) -> Result<Self> {
+    /// Makes the place, with a sender that has `size` bytes.
+    ///
+    /// # Errors
+    /// No privilege, or a sender that does not start.
+    pub fn new(bench: &'a Bench, lab: &mut Lab, place: Place, size: u64) -> Result<Self> {
+        let nodes = Nodes::new(lab, place)?;
         let mut command = Command::new(bench.program("bench-sender"));
         let listen = SocketAddr::from((nodes.sender_at, REGISTRY_PORT));
         command.args(["--listen", &listen.to_string(), "--size", &size.to_string()]);
         let mut registry = Process::start(command, &nodes.sender)?;
         let ready: SenderReady = serde_json::from_str(&registry.line()?)?;
         let digest = ready.blobs.into_iter().next().context("a sender without blobs")?;
-        Ok(Self { bench, nodes, size, verify: None, _registry: registry, digest })
+        let named = place.named;
+        Ok(Self { bench, nodes, size, verify: None, _registry: registry, digest, named })
     }
 
     fn sink(&self, netns: &Netns, arguments: &[&str]) -> Result<Process> {
@@ -189,8 +245,10 @@ impl<'a> Hop<'a> {
             cpu_s: seconds(cpu_ns),
             machine_cpu_s: usage.busy_s,
             seconds: seconds(report.end_ns - start_ns),
+            fastest_s: seconds(report.end_ns - start_ns),
             rss_bytes: 0,
             foreign: usage.foreign,
+            residence_ms: None,
         })
     }
 
@@ -213,20 +271,24 @@ impl<'a> Hop<'a> {
             cpu_s: seconds(exit.cpu_ns.saturating_sub(before_ns)),
             machine_cpu_s: usage.busy_s,
             seconds: seconds(end_ns - start_ns),
+            fastest_s: seconds(end_ns - start_ns),
             rss_bytes: 0,
             foreign: usage.foreign,
+            residence_ms: None,
         })
     }
 
     fn measure_rival(&self, variant: Variant) -> Result<Sample> {
         let file = self.bench.path(variant.name());
-        let to = self.nodes.reader_links.map(|(_, reader)| SocketAddr::from((reader, FEED_PORT)));
+        let readers = &self.nodes.readers;
+        let to: Vec<_> =
+            readers.iter().map(|reader| SocketAddr::from((reader.at, FEED_PORT))).collect();
         let listen = SocketAddr::from((self.nodes.relay_at, FEED_PORT));
-        let route = Route { listen, to, file: &file, size: self.size };
+        let route = Route { listen, to: &to, file: &file, size: self.size };
         let command = variant.command(self.bench, &route).context("not a rival")?;
-        let sink =
-            |at: usize| self.sink(&self.nodes.readers[at], &["--listen", &to[at].to_string()]);
-        let sinks = [sink(0)?, sink(1)?];
+        let sinks = readers.iter().zip(&to);
+        let sinks = sinks.map(|(it, to)| self.sink(&it.netns, &["--listen", &to.to_string()]));
+        let sinks = sinks.collect::<Result<Vec<_>>>()?;
         let mut relay = Process::start(command, &self.nodes.relay)?;
         if variant.says_ready() {
             relay.expect("ready")?;
@@ -237,7 +299,7 @@ impl<'a> Hop<'a> {
         let start_ns = monotonic_ns();
         sender.go()?;
         let watch = RssWatch::start(relay.pid());
-        let end_ns = self.collect(sinks)?;
+        let (first_ns, end_ns) = self.collect(sinks)?;
         let exit = relay.finish()?;
         sender.finish()?;
         let rss_bytes = watch.stop()?;
@@ -248,8 +310,10 @@ impl<'a> Hop<'a> {
             cpu_s: seconds(exit.cpu_ns.saturating_sub(before_ns)),
             machine_cpu_s: usage.busy_s,
             seconds: seconds(end_ns - start_ns),
+            fastest_s: seconds(first_ns - start_ns),
             rss_bytes,
             foreign: usage.foreign,
+            residence_ms: None,
         })
     }
 
@@ -258,43 +322,76 @@ impl<'a> Hop<'a> {
         let arguments = variant.daemon_arguments();
         let daemon = Daemon::start(self.bench, &self.nodes.relay, "r", upstream, arguments)?;
         let path = format!("/v2/bench/blobs/{}", self.digest);
-        let sink = |at: usize| {
-            let to = Daemon::at(self.nodes.reader_links[at].0).to_string();
-            self.sink(&self.nodes.readers[at], &["--connect", &to, "--get", &path, "--gate"])
+        let sink = |reader: &ReaderNode| {
+            let to = Daemon::at(reader.relay_at).to_string();
+            let mut arguments = vec!["--connect", &to, "--get", &path, "--gate"];
+            if self.named {
+                arguments.extend(["--node", &reader.name]);
+            }
+            self.sink(&reader.netns, &arguments)
         };
-        let mut sinks = [sink(0)?, sink(1)?];
+        let mut sinks = self.nodes.readers.iter().map(sink).collect::<Result<Vec<_>>>()?;
         let before_ns = daemon.process.cpu_ns()?;
         let window = Window::open()?;
         let start_ns = monotonic_ns();
         for sink in &mut sinks {
             sink.go()?;
         }
-        let end_ns = self.collect(sinks)?;
+        let (first_ns, end_ns) = self.collect(sinks)?;
         let file = daemon.committed(&self.digest)?;
         settle(&file)?;
         let usage = window.close()?;
         let cpu_ns = daemon.process.cpu_ns()?.saturating_sub(before_ns);
         let rss_bytes = peak_rss_bytes(daemon.process.pid())?;
+        let residence_ms = if self.named { Some(self.residence_ms()?) } else { None };
         self.take_file(&file)?;
         daemon.stop()?;
         Ok(Sample {
             cpu_s: seconds(cpu_ns),
             machine_cpu_s: usage.busy_s,
             seconds: seconds(end_ns - start_ns),
+            fastest_s: seconds(first_ns - start_ns),
             rss_bytes,
             foreign: usage.foreign,
+            residence_ms,
         })
     }
 
-    /// Waits for both readers; when the later one had everything.
-    fn collect(&self, sinks: [Process; 2]) -> Result<u64> {
-        let mut end_ns = 0;
+    /// Waits for all readers; when the first and when the last one had everything.
+    fn collect(&self, sinks: Vec<Process>) -> Result<(u64, u64)> {
+        let (mut first_ns, mut end_ns) = (u64::MAX, 0);
         for mut sink in sinks {
             let report: SinkReport = serde_json::from_str(&sink.line()?)?;
+            first_ns = first_ns.min(report.end_ns);
             end_ns = end_ns.max(report.end_ns);
             sink.finish()?;
         }
-        Ok(end_ns)
+        Ok((first_ns, end_ns))
+    }
+
+    /// What our relay says of its hops, once it has told of all bytes.
+    fn residence_ms(&self) -> Result<[f64; 3]> {
+        let reader = self.nodes.readers.first().context("no reader")?;
+        let at = Daemon::at(reader.relay_at);
+        let deadline = Instant::now() + HOPS_MAX;
+        loop {
+            let hops = reader.netns.within(|| http::fetch(at, "/xylem/v1/hops"))?;
+            let hops: Value = serde_json::from_slice(&hops)?;
+            let hops = hops["hops"].as_array().context("no hops")?;
+            let own = |reader: &ReaderNode| {
+                let mut own = hops.iter().filter(|hop| hop["child"] == reader.name.as_str());
+                // Heads are counted as well.
+                own.find(|hop| hop["relay_bytes"].as_u64() >= Some(self.size))
+            };
+            let own: Option<Vec<&Value>> = self.nodes.readers.iter().map(own).collect();
+            if let Some(own) = own {
+                let most =
+                    |key: &str| own.iter().filter_map(|hop| hop[key].as_f64()).fold(0.0, f64::max);
+                return Ok(["unit_p50_ms", "unit_p99_ms", "unit_p999_ms"].map(most));
+            }
+            ensure!(Instant::now() < deadline, "the relay does not tell of all hops: {hops:?}");
+            thread::sleep(HOPS_PERIOD);
+        }
     }
 
     /// Looks at the file a relay wrote, and removes it.
@@ -315,40 +412,30 @@ fn settle(path: &Path) -> Result<()> {
 }
 
 /// Lets every relay deliver a little data with both readers and the file checked by SHA-256.
-fn check(bench: &Bench, variants: &[Variant]) -> Result<()> {
+pub fn check(bench: &Bench, variants: &[Variant]) -> Result<()> {
     let mut lab = Lab::new()?;
-    let mut hop = Hop::new(bench, Nodes::new(&mut lab)?, CHECK_BYTES)?;
+    let mut hop = Hop::new(bench, &mut lab, PLAIN, CHECK_BYTES)?;
     hop.verify = Some(hop.digest.clone());
     for &variant in variants {
         bench.go_on()?;
         hop.measure(Subject::Relay(variant))
             .with_context(|| format!("check of {}", variant.name()))?;
     }
+    let names: Vec<&str> = variants.iter().map(|variant| variant.name()).collect();
+    eprintln!("checked by sha-256, both readers and the file: {}", names.join(", "));
     Ok(())
 }
 
-/// Measures, prints the table, and writes the JSON.
+/// Rounds that were not disturbed, as many as are wanted, and how many were dropped.
 ///
 /// # Errors
-/// No privilege, a relay that fails or delivers wrong bytes, or a machine that never is quiet.
-pub fn run(bench: &Bench, options: &Options) -> Result<()> {
-    let mut variants: Vec<Variant> = Variant::ALL.to_vec();
-    variants.retain(|variant| options.only.is_empty() || options.only.contains(variant));
-    variants.retain(|variant| match variant.missing(bench) {
-        Some(reason) => {
-            eprintln!("skipped {}: {reason}", variant.name());
-            false
-        }
-        None => true,
-    });
-    check(bench, &variants)?;
-    let names: Vec<&str> = variants.iter().map(|variant| variant.name()).collect();
-    eprintln!("checked by sha-256, both readers and the file: {}", names.join(", "));
-
-    let mut subjects = vec![Subject::Receive, Subject::Send, Subject::Write];
-    subjects.extend(variants.iter().map(|&variant| Subject::Relay(variant)));
-    let mut lab = Lab::new()?;
-    let hop = Hop::new(bench, Nodes::new(&mut lab)?, options.size)?;
+/// A relay that fails, or a machine that never is quiet.
+pub fn measure_rounds(
+    bench: &Bench,
+    hop: &Hop<'_>,
+    mut subjects: Vec<Subject>,
+    options: &Options,
+) -> Result<(Vec<Round>, usize)> {
     let mut rounds: Vec<Round> = Vec::new();
     let mut dropped = 0;
     let foreign_max = options.foreign / 100.0;
@@ -375,6 +462,33 @@ pub fn run(bench: &Bench, options: &Options) -> Result<()> {
             rounds.push(round);
         }
     }
+    Ok((rounds, dropped))
+}
+
+/// Measures, prints the table, and writes the JSON.
+///
+/// # Errors
+/// No privilege, a relay that fails or delivers wrong bytes, or a machine that never is quiet.
+pub fn run(bench: &Bench, options: &Options) -> Result<()> {
+    if options.variants {
+        return settings::run(bench, options);
+    }
+    let default: &[Variant] = if options.only.is_empty() { &Variant::ALL } else { &options.only };
+    let mut variants: Vec<Variant> = default.to_vec();
+    variants.retain(|variant| match variant.missing(bench) {
+        Some(reason) => {
+            eprintln!("skipped {}: {reason}", variant.name());
+            false
+        }
+        None => true,
+    });
+    check(bench, &variants)?;
+
+    let mut subjects = vec![Subject::Receive, Subject::Send, Subject::Write];
+    subjects.extend(variants.iter().map(|&variant| Subject::Relay(variant)));
+    let mut lab = Lab::new()?;
+    let hop = Hop::new(bench, &mut lab, PLAIN, options.size)?;
+    let (rounds, dropped) = measure_rounds(bench, &hop, subjects, options)?;
     let gib = options.size as f64 / GIB as f64;
     let results = table::results(&rounds, &variants, gib).context("no rounds")?;
     table::print(&results, rounds.len(), dropped, options.size);

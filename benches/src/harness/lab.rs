@@ -58,6 +58,8 @@ pub struct Lab {
     tag: String,
     names: Vec<String>,
     links: u8,
+    /// Namespace and name of both ends of all links.
+    ends: Vec<(String, String)>,
 }
 
 fn ip(words: &str) -> Result<()> {
@@ -95,7 +97,12 @@ impl Lab {
     /// No privilege, or no iproute2.
     pub fn new() -> Result<Self> {
         remove_stale()?;
-        Ok(Self { tag: format!("{TAG}{}", std::process::id()), names: Vec::new(), links: 0 })
+        Ok(Self {
+            tag: format!("{TAG}{}", std::process::id()),
+            names: Vec::new(),
+            links: 0,
+            ends: Vec::new(),
+        })
     }
 
     /// Adds a namespace with its loopback up.
@@ -138,12 +145,30 @@ impl Lab {
             let name = &netns.name;
             ip(&format!("-n {name} address add {address}/24 dev {device}"))?;
             ip(&format!("-n {name} link set {device} up"))?;
+            self.ends.push((name.clone(), device.clone()));
             if let Some(rate) = rate {
                 let shape = format!("rate {rate} burst {BURST} latency {QUEUE}");
                 run("tc", &format!("-n {name} qdisc add dev {device} root tbf {shape}"))?;
             }
         }
         Ok(addresses)
+    }
+
+    /// Has TCP cut up what it sends by itself (TSO off) on all links that there are.
+    ///
+    /// # Errors
+    /// No ethtool, or a device that goes on as before.
+    pub fn stop_offload(&self) -> Result<()> {
+        for (netns, device) in &self.ends {
+            let within = format!("netns exec {netns} ethtool");
+            ip(&format!("{within} -K {device} tso off")).context("ethtool (Debian) is needed")?;
+            let words = format!("{within} -k {device}");
+            let output = Command::new("ip").args(words.split_whitespace()).output()?;
+            let said = String::from_utf8_lossy(&output.stdout);
+            let off = said.contains("tcp-segmentation-offload: off");
+            ensure!(off, "{device} in {netns} still cuts packets up: {said}");
+        }
+        Ok(())
     }
 }
 

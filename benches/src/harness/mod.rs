@@ -9,6 +9,7 @@ pub mod latency;
 pub mod machine;
 pub mod process;
 pub mod pull;
+pub mod settings;
 pub mod stats;
 pub mod table;
 pub mod variants;

@@ -98,7 +98,9 @@ pub fn results(rounds: &[Round], variants: &[Variant], gib: f64) -> Option<Resul
     })
 }
 
-fn range(spread: Spread, decimals: usize) -> String {
+/// Median, and least to greatest.
+#[must_use]
+pub fn range(spread: Spread, decimals: usize) -> String {
     let Spread { median, min, max } = spread;
     format!("{median:.decimals$} ({min:.decimals$}-{max:.decimals$})")
 }

@@ -30,6 +30,12 @@ pub enum Variant {
     Splice,
     /// Debian's mbuffer.
     Mbuffer,
+    /// A minimal io_uring that sends by SEND.
+    RingSend,
+    /// The same by SEND_ZC.
+    RingZeroCopy,
+    /// The same by WRITE_FIXED to the sockets.
+    RingWriteFixed,
 }
 
 /// Where a relay that knows no HTTP takes from and gives to.
@@ -37,8 +43,8 @@ pub enum Variant {
 pub struct Route<'a> {
     /// Address to take the sender's connection on.
     pub listen: SocketAddr,
-    /// The two readers.
-    pub to: [SocketAddr; 2],
+    /// The readers.
+    pub to: &'a [SocketAddr],
     /// File to write.
     pub file: &'a Path,
     /// Length of the data in bytes.
@@ -46,7 +52,7 @@ pub struct Route<'a> {
 }
 
 impl Variant {
-    /// All, in the order of the table.
+    /// Those that are compared where nothing else is asked for, in the order of the table.
     pub const ALL: [Self; 7] = [
         Self::Xylem,
         Self::XylemNohash,
@@ -68,6 +74,9 @@ impl Variant {
             Self::Tokio64k => "tokio-64k",
             Self::Splice => "splice",
             Self::Mbuffer => "mbuffer",
+            Self::RingSend => "ring-send",
+            Self::RingZeroCopy => "ring-zero-copy",
+            Self::RingWriteFixed => "ring-write-fixed",
         }
     }
 
@@ -112,6 +121,11 @@ impl Variant {
             command.args(["--buffer", &bytes.to_string()]);
             command
         };
+        let ring = |how: &str| {
+            let mut command = rival("rival-ring");
+            command.args(["--how", how]);
+            command
+        };
         Some(match self {
             Self::Xylem | Self::XylemNohash => return None,
             Self::Blocking64k => buffered("rival-blocking", 64 * KIB),
@@ -123,6 +137,9 @@ impl Variant {
                 command
             }
             Self::Splice => rival("rival-splice"),
+            Self::RingSend => ring("send"),
+            Self::RingZeroCopy => ring("zero-copy"),
+            Self::RingWriteFixed => ring("write-fixed"),
             Self::Mbuffer => {
                 let mut command = Command::new("mbuffer");
                 // Left alone it takes 2 % of the memory and small blocks, for a tenth more CPU.

@@ -20,8 +20,13 @@ const BENCH_QUICK_MAX: Duration = Duration::from_mins(20);
 const GOODBYE_MAX: Duration = Duration::from_secs(60);
 
 /// The benches that write one file as JSON: the file's name, and how they are asked for.
-const WITH_JSON: [(&str, &[&str]); 4] =
-    [("hop", &["hop"]), ("latency", &["latency"]), ("pull", &["pull"]), ("control", &["control"])];
+const WITH_JSON: [(&str, &[&str]); 5] = [
+    ("hop", &["hop"]),
+    ("hop-variants", &["hop", "--variants"]),
+    ("latency", &["latency"]),
+    ("pull", &["pull"]),
+    ("control", &["control"]),
+];
 /// Those that write a report, and what else they are told.
 const WITH_REPORT: [&[&str]; 4] = [
     &["provision"],

@@ -66,7 +66,7 @@ fn time(to: SocketAddr, what: &str, ns: Option<&str>) -> Result<Timing> {
     let what = format!("{what}{query}");
     let start_ns = monotonic_ns();
     let mut socket = connect(to)?;
-    let answer = http::ask(&mut socket, &to.to_string(), &what, MANIFEST_TYPE)?;
+    let answer = http::ask(&mut socket, &to.to_string(), &what, MANIFEST_TYPE, "")?;
     let head_ns = monotonic_ns();
     ensure!(answer.status == 200, "{what}: status {}", answer.status);
     let head_only = what.starts_with("HEAD ");

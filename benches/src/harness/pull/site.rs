@@ -7,10 +7,9 @@ use crate::harness::lab::{Lab, Netns};
 use crate::harness::process::Process;
 use crate::http;
 use crate::sys;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::fs::{self, File};
-use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::thread;
@@ -26,8 +25,6 @@ const CONTROL_PORT: u16 = 4440;
 const START_MAX: Duration = Duration::from_secs(30);
 /// How often that is looked for.
 const START_PERIOD: Duration = Duration::from_millis(5);
-/// Longest answer of a node's own API, in bytes.
-const STATUS_BYTES_MAX: u64 = 1 << 20;
 
 /// What stands between the client and the registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -219,11 +216,5 @@ impl Site {
 
 /// What a node says of itself; to be called on its machine.
 fn status(node: SocketAddr) -> Result<Value> {
-    let mut socket = TcpStream::connect(node)?;
-    let answer = http::get(&mut socket, &node.to_string(), "/xylem/v1/status")?;
-    ensure!(answer.length < STATUS_BYTES_MAX, "a status of {} bytes", answer.length);
-    let mut body = answer.body;
-    let left = answer.length - body.len() as u64;
-    socket.take(left).read_to_end(&mut body)?;
-    Ok(serde_json::from_slice(&body)?)
+    Ok(serde_json::from_slice(&http::fetch(node, "/xylem/v1/status")?)?)
 }
