@@ -256,7 +256,8 @@ impl Response {
     pub(crate) fn read(stream: &mut TcpStream) -> Self {
         let mut head = Vec::new();
         let mut byte = [0];
-        while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap_or(0) > 0 {
+        // A machine that was stopped interrupts a read that has a bound: this one goes on.
+        while !head.ends_with(b"\r\n\r\n") && stream.read_exact(&mut byte).is_ok() {
             head.push(byte[0]);
         }
         let head = String::from_utf8(head).unwrap();
