@@ -96,6 +96,8 @@ pub(super) enum Word {
     Heartbeat,
     /// What its hops have carried.
     Hops(Vec<pb::HopReport>),
+    /// That node says nothing, and not whether it is alive either.
+    Stuck(u32),
     /// It ends.
     Goodbye,
     /// Its stream has broken off.
@@ -229,6 +231,7 @@ fn event(node: u32, word: Word) -> Event {
         Word::Complete => Event::Complete { key: KEY },
         Word::Heartbeat => Event::Heartbeat(pb::Heartbeat::default()),
         Word::Hops(reports) => Event::Hops(reports),
+        Word::Stuck(peer) => Event::Stuck { node: name(peer) },
         Word::Goodbye => Event::Goodbye,
         Word::Lost => Event::Lost,
     }

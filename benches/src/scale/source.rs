@@ -8,6 +8,7 @@ use xylem_protocol::limits::{
 };
 use xylem_protocol::stripe::{offset_in_stripe, place_in_blob, stripe_bytes};
 
+use super::control::Word;
 use super::hops::Tally;
 use super::net::{Host, StreamId};
 use super::node::{Lane, Phase, Source};
@@ -282,10 +283,36 @@ impl World {
             return self.lost(node, number, attempt);
         }
         if self.nodes[peer as usize].phase == Phase::Silent {
-            let until_ns = now_ns + (ALIVE_MS + PEER_STUCK_MS) * MS_NS;
-            self.nodes[node as usize].avoid(peer, until_ns);
-            return self.agenda.after(ALIVE_MS * MS_NS, Item::Lost(node, number, attempt));
+            if self.nodes[node as usize].avoids(peer, now_ns) {
+                return self.give_up(node, peer);
+            }
+            self.agenda.after(ALIVE_MS * MS_NS, Item::Stuck(node, peer));
         }
         self.watch_again(node, number, now_ns);
+    }
+
+    /// A peer does not say whether it is alive: it is left, and control is told, once.
+    pub(super) fn stuck(&mut self, node: u32, peer: u32) {
+        let now_ns = self.agenda.now_ns();
+        let here = &mut self.nodes[node as usize];
+        if !here.is_up() {
+            return;
+        }
+        if !here.avoids(peer, now_ns) {
+            here.avoid(peer, now_ns + PEER_STUCK_MS * MS_NS);
+            self.say(node, Word::Stuck(peer));
+        }
+        self.give_up(node, peer);
+    }
+
+    /// Everything that comes from a peer is to come from elsewhere.
+    fn give_up(&mut self, node: u32, peer: u32) {
+        for number in self.nodes[node as usize].lane_ids() {
+            let lane = &self.nodes[node as usize].lanes[usize::from(number)];
+            if lane.source == Some(Source::Peer(peer)) {
+                let attempt = lane.attempt;
+                self.lost(node, number, attempt);
+            }
+        }
     }
 }

@@ -77,6 +77,8 @@ pub(super) enum Item {
     Gone(StreamId),
     /// A node looks whether its source is silent.
     Watch(u32, u8, u32),
+    /// A node has asked a silent peer whether it is alive, in vain.
+    Stuck(u32, u32),
     Written(u32, u16),
     Hashed(u32, u16, u32),
     Finalized(u32),
@@ -207,6 +209,7 @@ impl World {
             Item::Lost(node, lane, attempt) => self.lost(node, lane, attempt),
             Item::Gone(stream) => self.gone(stream),
             Item::Watch(node, lane, attempt) => self.watch(node, lane, attempt),
+            Item::Stuck(node, peer) => self.stuck(node, peer),
             Item::Written(..)
             | Item::Hashed(..)
             | Item::Finalized(_)
