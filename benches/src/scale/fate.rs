@@ -54,6 +54,16 @@ pub struct Churn {
     pub ends: Vec<End>,
 }
 
+/// Nodes that ask while others are in the middle of it.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Late {
+    /// How many.
+    pub nodes: u32,
+    /// When, in units of S/B.
+    pub at: f64,
+}
+
 /// Links that are slower than the others.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -101,6 +111,10 @@ impl World {
         for index in 0..self.run.failures.len() {
             let at_ns = super::run::ns(self.run.failures[index].at * limit_ns);
             self.plan(at_ns, Item::Failure(super::net::index(index)));
+        }
+        for index in 0..self.run.late.len() {
+            let at_ns = super::run::ns(self.run.late[index].at * limit_ns);
+            self.plan(at_ns, Item::Late(super::net::index(index)));
         }
         if self.run.churn.is_some() {
             self.plan(0, Item::Churn);
@@ -156,6 +170,16 @@ impl World {
         for _ in 0..part(failure.share, up.len()) {
             let chosen = up.swap_remove(self.chance.index(up.len()));
             self.end(chosen, failure.end);
+        }
+    }
+
+    /// Nodes come that were not there.
+    pub(super) fn come_late(&mut self, index: u32) {
+        self.plans -= 1;
+        for _ in 0..self.run.late[index as usize].nodes {
+            let node = self.add_node();
+            self.nodes[node as usize].late = true;
+            self.start(node);
         }
     }
 

@@ -25,7 +25,7 @@ mod talk;
 mod world;
 
 pub use control::{Shape, ShapeError};
-pub use fate::{Churn, End, Failure, Slow};
+pub use fate::{Churn, End, Failure, Late, Slow};
 pub use mesh::Mesh;
 pub use profile::{Named, Profile, ProfileError};
 pub use run::{Outcome, Run, run, run_all};

@@ -85,6 +85,8 @@ pub(super) struct Node {
     pub(super) warm: bool,
     /// Whether its uplink is slower than the others.
     pub(super) slow: bool,
+    /// Whether it came in the middle.
+    pub(super) late: bool,
     /// The code under test; `None` when the node is gone.
     pub(super) relay: Option<Box<Relay>>,
     /// Looks on where the run is small.
@@ -126,6 +128,7 @@ impl Node {
             phase: Phase::Absent,
             warm: false,
             slow: false,
+            late: false,
             relay: Some(Box::new(Relay::new(slots))),
             audit: audited.then(|| Box::new(Audit::new(slots))),
             placed: false,

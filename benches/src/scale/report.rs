@@ -35,8 +35,10 @@ pub struct Figures {
     pub p50_s: f64,
     /// See `p50_s`: exceeded by one node in a hundred.
     pub p99_s: f64,
-    /// `ratio` of the nodes whose uplink is as fast as usual.
+    /// `ratio` of the nodes who did not come late and whose uplink is as fast as usual.
     pub ratio_usual: f64,
+    /// `ratio` of those who came late, from their own requests on.
+    pub ratio_late: f64,
     /// Sources that nodes replaced by others.
     pub reparentings: u64,
     /// Nodes that left or failed.
@@ -96,6 +98,7 @@ impl Figures {
             p50_s: seconds(percentile(&outcome.stored_ns, 50)),
             p99_s: seconds(percentile(&outcome.stored_ns, 99)),
             ratio_usual: ratio(outcome.usual_ns.last().copied().unwrap_or(0)),
+            ratio_late: ratio(outcome.late_ns.last().copied().unwrap_or(0)),
             reparentings: outcome.reparentings,
             leaves: outcome.leaves,
             gap_ms: ms(&outcome.gaps_ns, 50),
@@ -115,14 +118,15 @@ impl Figures {
     }
 }
 
-/// The names of the columns for people; x S: divided by the blob's size. NOT SLOW: x S/B of the
-/// nodes whose uplink is as fast as usual.
-const COLUMNS: [&str; 14] = [
+/// The names of the columns for people; x S: divided by the blob's size. USUAL: x S/B of the
+/// nodes that are neither late nor slow; LATE: of those who came late.
+const COLUMNS: [&str; 15] = [
     "SHAPE",
     "NODES",
     "MAKESPAN S",
     "x S/B",
-    "NOT SLOW",
+    "USUAL",
+    "LATE",
     "P50 S",
     "FIRST BYTE MS",
     "P99",
@@ -155,6 +159,7 @@ pub fn table(name: &str, outcomes: &[Outcome]) -> String {
             format!("{:.3}", figures.makespan_s),
             format!("{:.3}", figures.ratio),
             format!("{:.3}", figures.ratio_usual),
+            format!("{:.3}", figures.ratio_late),
             format!("{:.3}", figures.p50_s),
             format!("{:.1}", figures.first_byte_ms),
             format!("{:.1}", figures.first_byte_p99_ms),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use super::control::Shape;
-use super::fate::{Churn, Failure, Slow};
+use super::fate::{Churn, Failure, Late, Slow};
 use super::mesh::{self, Mesh};
 use super::net::Buffers;
 use super::node::{Node, Times};
@@ -42,6 +42,8 @@ pub struct Run {
     pub slow: Option<Slow>,
     /// When nodes fail.
     pub failures: Vec<Failure>,
+    /// Who comes in the middle.
+    pub late: Vec<Late>,
     /// How nodes come and go.
     pub churn: Option<Churn>,
     /// How many nodes there are over time, instead of all at once; `nodes` is its peak.
@@ -89,6 +91,7 @@ impl Run {
             warm: 0,
             slow: None,
             failures: Vec::new(),
+            late: Vec::new(),
             churn: None,
             profile: None,
             mesh: Mesh::default(),
@@ -135,8 +138,10 @@ pub struct Outcome {
     /// From each node's request to its having the blob, verified and written, sorted. Nodes that
     /// ended before are left out.
     pub stored_ns: Vec<u64>,
-    /// The same, of those whose uplink is as fast as usual.
+    /// The same, of those who did not come late and whose uplink is as fast as usual.
     pub usual_ns: Vec<u64>,
+    /// The same, of those who came late.
+    pub late_ns: Vec<u64>,
     /// From the end of a source to the first byte of another, for each node that read from it,
     /// sorted.
     pub gaps_ns: Vec<u64>,
@@ -166,6 +171,7 @@ impl Outcome {
             first_bytes_ns: Vec::new(),
             stored_ns: Vec::new(),
             usual_ns: Vec::new(),
+            late_ns: Vec::new(),
             gaps_ns: Vec::new(),
             staying: 0,
             registry_bytes: 0,
@@ -248,12 +254,14 @@ impl World {
         let staying = || self.nodes.iter().filter(|node| node.is_up());
         let since = |at: Option<u64>, times: Times| at.map(|at| at - times.asked);
         let stored = |node: &Node| since(node.times.stored, node.times);
-        let usual = self.nodes.iter().filter(|node| !node.slow);
+        let usual = self.nodes.iter().filter(|node| !node.slow && !node.late);
+        let late = self.nodes.iter().filter(|node| node.late);
         let firsts = self.nodes.iter().filter_map(|node| since(node.times.first_byte, node.times));
         Outcome {
             first_bytes_ns: sorted(firsts),
             stored_ns: sorted(self.nodes.iter().filter_map(stored)),
             usual_ns: sorted(usual.filter_map(stored)),
+            late_ns: sorted(late.filter_map(stored)),
             gaps_ns: sorted(self.counts.gaps_ns.iter().copied()),
             staying: staying().count(),
             registry_bytes: self.net.sent(REGISTRY),

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use xylem_control::tree::ShapeKind;
 
 use super::control::Shape;
-use super::fate::{Churn, Failure, Slow};
+use super::fate::{Churn, Failure, Late, Slow};
 use super::mesh::Mesh;
 use super::profile::{Named, Profile};
 use super::run::{MS_NS, Run, ns};
@@ -45,6 +45,8 @@ pub struct Scenario {
     pub slow: Option<Slow>,
     /// When nodes fail.
     pub failures: Vec<Failure>,
+    /// Who comes in the middle.
+    pub late: Vec<Late>,
     /// How nodes come and go.
     pub churn: Option<Churn>,
     /// How a mesh works.
@@ -71,6 +73,7 @@ impl Default for Scenario {
             warm: 0,
             slow: None,
             failures: Vec::new(),
+            late: Vec::new(),
             churn: None,
             mesh: Mesh::default(),
             profile: None,
@@ -156,7 +159,8 @@ impl Scenario {
         within("mesh.uploads", f64::from(uploads), 1.0..=1_000.0)?;
         within("mesh.announce_ms", f64::from(announce_ms), 0.0..=60_000.0)?;
         within("mesh.tracker_ms", f64::from(tracker_ms), 0.0..=60_000.0)?;
-        let changing = self.churn.is_some() || !self.failures.is_empty() || self.profile.is_some();
+        let comes = self.churn.is_some() || !self.late.is_empty();
+        let changing = comes || !self.failures.is_empty() || self.profile.is_some();
         if self.shapes.contains(&Shape::Mesh) && changing {
             return Err(ScenarioError::Mesh);
         }
@@ -175,6 +179,11 @@ impl Scenario {
         if let Some(slow) = self.slow {
             within("slow.uplinks", f64::from(slow.uplinks), 1.0..=f64::from(nodes))?;
             within("slow.share", slow.share, 0.001..=1.0)?;
+        }
+        let late: u32 = self.late.iter().map(|late| late.nodes).sum();
+        within("late.nodes", f64::from(late), 0.0..=f64::from(NODES_MAX - nodes - self.warm))?;
+        for late in &self.late {
+            within("late.at", late.at, 0.0..=1_000.0)?;
         }
         for failure in &self.failures {
             within("failures.at", failure.at, 0.0..=1_000.0)?;
@@ -210,6 +219,7 @@ impl Scenario {
             warm: self.warm,
             slow: self.slow,
             failures: self.failures.clone(),
+            late: self.late.clone(),
             churn: self.churn.clone(),
             mesh: self.mesh,
             profile: self.load.clone(),

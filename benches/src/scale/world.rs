@@ -45,6 +45,8 @@ pub(super) enum Item {
     Start(u32),
     /// Some nodes fail: which of the failures of the run it is.
     Failure(u32),
+    /// Some nodes come: which of the run's late ones.
+    Late(u32),
     /// A node ends, and another one comes.
     Churn,
     /// This second of the profile begins.
@@ -187,6 +189,7 @@ impl World {
             }
             Item::Start(node) => self.start(node),
             Item::Failure(index) => self.fail(index),
+            Item::Late(index) => self.come_late(index),
             Item::Churn => self.churn(),
             Item::Second(at_s) => self.second(at_s),
             Item::Left(node) => self.left(node),
