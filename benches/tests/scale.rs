@@ -2,7 +2,7 @@
 //! Each relay of these has its audit, and a run ends in a panic when a byte is lost or made.
 
 use xylem_benches::scale::report::{Figures, csv};
-use xylem_benches::scale::{Churn, End, Failure, Mesh, Run, Shape, Size, Slow, run, run_all};
+use xylem_benches::scale::{Churn, End, Failure, Late, Mesh, Run, Shape, Size, Slow, run, run_all};
 use xylem_control::tree::ShapeKind;
 
 const FT: Shape = Shape::Trees(ShapeKind::Ft);
@@ -62,6 +62,18 @@ fn a_parent_that_ends_is_replaced_at_the_own_offset() {
             let gap_ms = figures.gap_ms;
             assert!((least_ms..most_ms).contains(&gap_ms), "{shape}, {end:?}: {gap_ms}");
         }
+    }
+}
+
+/// Neither those who are in the middle of it nor the registry notice.
+#[test]
+fn who_comes_late_disturbs_nobody() {
+    for at in [0.4, 0.7] {
+        let late = vec![Late { nodes: 3, at }];
+        let figures = Figures::of(&run(Run { size: 96 * MIB, late, ..burst(TWIN, 15) }));
+        assert!(figures.ratio_usual < 1.05, "{at}: {}", figures.ratio_usual);
+        assert!((1.0..1.05).contains(&figures.ratio_late), "{at}: {}", figures.ratio_late);
+        assert!((figures.registry_ratio - 1.0).abs() < 1e-3, "{}", figures.registry_ratio);
     }
 }
 

@@ -186,6 +186,11 @@ impl Forest {
         }
     }
 
+    /// Later events happen at that time; what depends on it is done by [`Self::tick`].
+    pub fn set_time(&mut self, now_ms: u64) {
+        self.nodes.now_ms = now_ms;
+    }
+
     /// Says where a node is. What it fed and read before stays.
     pub fn set_zone(&mut self, node: NodeId, zone: Zone) {
         let before = self.nodes.zone(node);

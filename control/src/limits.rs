@@ -22,8 +22,9 @@ pub const UPSTREAMS_MAX: u32 = 3;
 pub const BRANCHES_MAX: u32 = 2;
 
 /// How long a group of nodes takes newcomers, ms. Those who come together are put together; who
-/// comes when others are half through is not put above them.
-pub const GROUP_OPEN_MS: u64 = 2_000;
+/// comes when others are well on their way disturbs them: at 1 Gbit/s a blob stays where it is from
+/// 0.27 s on.
+pub const GROUP_OPEN_MS: u64 = 250;
 
 /// How long a group is left with the node that feeds it, ms, if that one sends too much.
 pub const REFEED_MS_MIN: u64 = 1_000;

@@ -27,8 +27,10 @@ impl Planted {
         if let Some(seed) = self.pool.seed(Some(zone), nodes, |_| true) {
             return Err((zone, door, [Some(seed); 2]));
         }
-        if let Some(group) = self.pool.smallest(zone) {
-            return Ok(group);
+        while let Some(index) = self.pool.smallest(zone) {
+            if !self.close_if_due(index, nodes) {
+                return Ok(index);
+            }
         }
         Err((zone, door, self.feeders(zone, &BTreeSet::new(), nodes)))
     }
@@ -71,10 +73,19 @@ impl Planted {
             let load = member.load + self.weight() * (1 + Load::from(taken == Some(node)));
             let room = FULL.saturating_sub(load);
             let far = nodes.zone(node) != zone;
-            Some((load > FULL, far, taken != Some(node), Reverse(room), load, node))
+            // Where nobody has room: who feeds the steward, whom somebody below can feed then.
+            let is_over = load > FULL;
+            let can_pass_on = is_over && member.feeds.iter().any(|&fed| self.is_of_steward(fed));
+            let is_other = !can_pass_on && taken != Some(node);
+            Some((is_over, far, !can_pass_on, is_other, Reverse(room), load, node))
         };
         let least = self.members.iter().filter_map(rank).min();
         least.map(|(.., node)| node)
+    }
+
+    fn is_of_steward(&self, index: Index) -> bool {
+        let steward = self.steward.and_then(|steward| self.members.get(&steward));
+        steward.is_some_and(|steward| steward.group == index)
     }
 
     fn is_steward(&self, node: NodeId) -> bool {
@@ -235,20 +246,26 @@ impl Planted {
     /// Lets time pass: closes groups, and relieves who feeds a group and has got so many children
     /// of its own since that it sends more than it receives.
     pub(super) fn tick(&mut self, nodes: &mut Nodes) {
-        let now_ms = nodes.now_ms;
         let open: Vec<_> = self.pool.open_groups().collect();
         for index in open {
-            if let Some(group) = self.group_mut(index)
-                && matches!(group.door, Door::Open { until_ms } if until_ms <= now_ms)
-            {
-                group.door = Door::Closed;
-                self.list(index);
-            }
+            self.close_if_due(index, nodes);
         }
         if !self.is_grouped() || !self.is_moving() {
             return;
         }
         self.relieve_all(REFEED_MS_MIN, nodes);
+    }
+
+    /// Whether a group has taken newcomers for long enough, and takes none any more.
+    fn close_if_due(&mut self, index: Index, nodes: &Nodes) -> bool {
+        let now_ms = nodes.now_ms;
+        let due = |door| matches!(door, Door::Open { until_ms } if until_ms <= now_ms);
+        let Some(group) = self.group_mut(index).filter(|group| due(group.door)) else {
+            return false;
+        };
+        group.door = Door::Closed;
+        self.list(index);
+        true
     }
 
     /// Has groups fed by others if their feeders send too much and have for so long. Those of slow

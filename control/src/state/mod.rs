@@ -173,6 +173,7 @@ impl State {
 
     /// Applies what a node said on a stream and appends what is to be sent.
     pub fn apply(&mut self, session: SessionId, event: Event, now_ms: u64, out: &mut Vec<Output>) {
+        self.forest.set_time(now_ms);
         let node = self.roster.by_session(session);
         if let Some(node) = node.and_then(|node| self.roster.get_mut(node)) {
             (node.last_seen_ms, node.stuck_ms) = (now_ms, None);
