@@ -208,6 +208,9 @@ fn without_slow_uplinks_nobody_is_moved() {
 }
 
 /// Any two uplinks of 15 send a tenth. One copy takes ten seconds, to find one of them about one.
+/// Once found they cost nobody anything, wherever they stood. What the others lose is the time
+/// until both are: the last of the 15 has nobody to send to before another is put aside, at 0.9 s,
+/// and is found 0.9 to 1.2 s after it has begun.
 #[test]
 fn two_slow_uplinks_of_fifteen_hold_nobody_up() {
     let mut worst: f64 = 0.0;
