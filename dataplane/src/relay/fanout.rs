@@ -17,9 +17,6 @@ const STARVED_TICKS_MAX: u32 = 2;
 /// Above that, reading the file again costs more than waiting.
 const FREED_PER_TICK: u32 = 6;
 
-/// Ticks without a byte after which one more flow gets its turn.
-const QUIET_TICKS_MAX: u32 = 2;
-
 /// Ticks for which a send from a reader's own slot may be in flight while others wait for one.
 const STUCK_TICKS_MAX: u32 = 2;
 
@@ -103,8 +100,10 @@ impl Relay {
 
     pub(super) fn tick(&mut self, actions: &mut Vec<Action>) {
         let (mut starved, mut moved) = (false, false);
-        for index in 0..self.active.len() {
-            let id = self.active[index];
+        let first = self.turns.active.iter().copied().min_by_key(|id| (self.flow(*id).rank, id.0));
+        let first_moved = first.is_some_and(|first| self.flow(first).moved);
+        for index in 0..self.turns.active.len() {
+            let id = self.turns.active[index];
             let is_short = self.is_short_of_slots(id);
             let flow = self.flow_mut(id);
             flow.starved_ticks = if is_short { flow.starved_ticks + 1 } else { 0 };
@@ -114,28 +113,12 @@ impl Relay {
         if starved {
             self.detach_slow(actions);
         }
-        self.widen_if_quiet(moved, actions);
+        self.widen_if_quiet(first_moved, moved, actions);
         for flow in self.flows.iter_mut().flatten() {
             flow.freed = 0;
         }
         if !self.pool.reader_claims.is_empty() {
             self.reclaim_stuck(actions);
-        }
-    }
-
-    /// Nothing moves though flows wait for their turn. Two nodes may each wait for a blob whose
-    /// turn it is at the other: one more gets its turn, the one that is the first at all nodes.
-    /// So at last there is a blob that has its turn everywhere.
-    fn widen_if_quiet(&mut self, moved: bool, actions: &mut Vec<Action>) {
-        let ranks = (0..).zip(&self.waiting).map(|(index, &id)| (self.flow(id).rank, index));
-        let Some((_, next)) = ranks.min() else {
-            self.quiet_ticks = 0;
-            return;
-        };
-        self.quiet_ticks = if moved { 0 } else { self.quiet_ticks + 1 };
-        if self.quiet_ticks >= QUIET_TICKS_MAX && self.pool.left_for_flows() > 0 {
-            self.quiet_ticks = 0;
-            self.give_turn(next, actions);
         }
     }
 

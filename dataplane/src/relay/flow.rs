@@ -155,6 +155,18 @@ impl Flow {
         self.size.is_some_and(|size| self.lanes().iter().all(|lane| lane.edge >= size))
     }
 
+    /// Whether a lane has got further than the other.
+    pub(super) fn is_ahead(&self, index: u8) -> bool {
+        let edge = self.lane(index).edge;
+        self.lanes().iter().any(|other| other.way != Way::Done && other.edge < edge)
+    }
+
+    /// Whether the lane that is behind has no slot: everything waits for it to get one.
+    pub(super) fn is_dry(&self) -> bool {
+        let lanes = self.lanes().iter().filter(|lane| lane.way != Way::Done);
+        lanes.min_by_key(|lane| lane.edge).is_some_and(|lane| lane.window.is_empty())
+    }
+
     pub(super) fn windows(&self) -> impl Iterator<Item = Slot> + '_ {
         self.lanes.iter().flat_map(|lane| lane.window.iter().copied())
     }
@@ -171,38 +183,13 @@ impl Relay {
         assert!(resume.is_multiple_of(u64::from(UNIT_BYTES)), "resume within a unit");
         assert!(resume == 0 || size.is_some_and(|size| resume <= size), "resume without a size");
         put(&mut self.flows, id.0, Flow::new(Phase::Waiting, begin));
-        self.waiting.push_back(id);
+        self.turns.waiting.push_back(id);
         self.activate(actions);
     }
 
     pub(super) fn serve(&mut self, id: FlowId, size: u64) {
         let begin = Fetching { resume: size, size: Some(size), striped: false, rank: 0 };
         put(&mut self.flows, id.0, Flow::new(Phase::Stored, begin));
-    }
-
-    /// Gives turns to waiting flows.
-    fn activate(&mut self, actions: &mut Vec<Action>) {
-        while let Some(&id) = self.waiting.front() {
-            let lanes = |id: &FlowId| self.flow(*id).lanes().len();
-            let busy: usize = self.active.iter().map(lanes).sum();
-            let room = self.pool.active_max().saturating_sub(busy);
-            if lanes(&id) > room && !self.active.is_empty() {
-                return;
-            }
-            self.give_turn(0, actions);
-        }
-    }
-
-    /// One of the waiting flows has its turn.
-    pub(super) fn give_turn(&mut self, index: usize, actions: &mut Vec<Action>) {
-        let Some(id) = self.waiting.remove(index) else { return };
-        self.active.push(id);
-        self.flow_mut(id).phase = Phase::Flowing;
-        if self.flow(id).is_received() {
-            // All of it is in the file; only the verdict is missing.
-            return self.finish_receiving(id, actions);
-        }
-        self.connect_lanes(id, actions);
     }
 
     pub(super) fn connect_lanes(&mut self, id: FlowId, actions: &mut Vec<Action>) {
@@ -225,6 +212,8 @@ impl Relay {
         flow.phase = Phase::Draining;
         flow.finalizing = true;
         actions.push(Action::Finalize { flow: id });
+        // Another may go on now.
+        self.serve_claims(actions);
     }
 
     pub(super) fn written(
@@ -285,12 +274,6 @@ impl Relay {
         flow.phase = Phase::Stored;
         actions.push(Action::Stored { flow: id });
         self.end_turn(id, actions);
-    }
-
-    fn end_turn(&mut self, id: FlowId, actions: &mut Vec<Action>) {
-        self.active.retain(|&other| other != id);
-        self.waiting.retain(|&other| other != id);
-        self.activate(actions);
     }
 
     pub(super) fn restart(&mut self, id: FlowId, actions: &mut Vec<Action>) {

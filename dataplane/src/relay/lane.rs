@@ -8,10 +8,13 @@
 //! # No lane waits for ever
 //!
 //! The slots of the lane that is *ahead* are hashed, and let go, only when the other lane has
-//! brought the pieces before them. So a lane that is ahead takes a slot only while more are left
-//! than there are flows: one for the lane that is behind of each of them, and one for a flow that
-//! waits. A lane that is behind fills pieces that are hashed and let go without waiting for
-//! anybody, so it always moves on when its source does.
+//! brought the pieces before them. So a lane that is ahead takes a slot only while one is left for
+//! each lane behind that has none, and one for the flows that wait. A lane that is behind fills
+//! pieces that are hashed and let go without waiting for anybody, so it always moves on when its
+//! source does.
+//!
+//! Flows that had their turn whole may be more than there is memory for once they are striped:
+//! then those of the lowest rank go on, and the others have what is left over.
 
 use std::collections::VecDeque;
 
@@ -151,14 +154,19 @@ impl Relay {
 
     /// Whether enough would be left for those that must move first.
     fn may_take(&self, id: FlowId, index: u8) -> bool {
-        let flow = self.flow(id);
-        let edge = flow.lane(index).edge;
-        let is_ahead = flow.lanes().iter().any(|other| other.way != Way::Done && other.edge < edge);
+        let left = self.pool.left_for_flows();
+        let is_ahead = self.flow(id).is_ahead(index);
+        if !self.goes_on(id) {
+            return !is_ahead && left > self.pool.left_over();
+        }
         if !is_ahead {
             return true;
         }
-        let others = self.active.len() + usize::from(!self.waiting.is_empty());
-        self.pool.left_for_flows() > others
+        let dry = |id: &&FlowId| self.goes_on(**id) && self.flow(**id).is_dry();
+        let dry = self.turns.active.iter().filter(dry).count();
+        let waits = |id: &FlowId| !self.goes_on(*id);
+        let others = !self.turns.waiting.is_empty() || self.turns.active.iter().any(waits);
+        left > dry + usize::from(others)
     }
 
     /// Adds a slot to a window; every live reader has to pass it, but for those whose range begins

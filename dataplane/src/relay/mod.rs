@@ -23,6 +23,7 @@ mod pool;
 mod reader;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 pub use audit::Audit;
 pub use invariants::Totals;
@@ -31,6 +32,7 @@ use crate::ring::Slot;
 use flow::{Fetching, Flow};
 use pool::Pool;
 use reader::Reader;
+use turns::Turns;
 
 /// A blob being fetched, or a finished one being served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -337,12 +339,7 @@ pub struct Relay {
     pool: Pool,
     flows: Vec<Option<Flow>>,
     readers: Vec<Option<Reader>>,
-    /// Flows that wait for their turn to be fetched.
-    waiting: std::collections::VecDeque<FlowId>,
-    /// Flows whose turn it is.
-    active: Vec<FlowId>,
-    /// Ticks at which none of those moved though others waited.
-    quiet_ticks: u32,
+    turns: Turns,
     totals: Totals,
 }
 
@@ -353,9 +350,7 @@ impl Relay {
             pool: Pool::new(slots),
             flows: Vec::new(),
             readers: Vec::new(),
-            waiting: std::collections::VecDeque::new(),
-            active: Vec::new(),
-            quiet_ticks: 0,
+            turns: Turns::default(),
             totals: Totals::default(),
         }
     }

@@ -86,6 +86,11 @@ impl Pool {
         usize::from(self.receiving_max / 2)
     }
 
+    /// How many slots have to be left for flows before one of those that do not go on gets one.
+    pub(super) fn left_over(&self) -> usize {
+        usize::from(self.receiving_max / 2)
+    }
+
     pub(super) fn used(&self) -> u32 {
         u32::from(self.receiving + self.reading)
     }

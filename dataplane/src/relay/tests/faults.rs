@@ -123,3 +123,29 @@ fn when_nothing_moves_the_first_of_those_who_wait_has_its_turn() {
     assert_eq!(turns[..2], [FlowId(1); 2], "by rank, and not by arrival");
     model.finish_run();
 }
+
+/// Three blobs had their turn whole and were then striped: six lanes with a slot each, of which the
+/// three that were ahead waited for the three that were behind. The links stood still half of the
+/// time.
+#[test]
+fn of_blobs_striped_in_their_turn_the_first_goes_on() {
+    let (first, others) = (A, [FlowId(1), FlowId(2)]);
+    let mut model = Model::new(8);
+    for flow in [others[1], first, others[0]] {
+        model.fetch(flow, 40 * SLOT, 0, 0);
+    }
+    model.run(|op| matches!(op, Op::Connect { .. }));
+    for flow in [others[1], first, others[0]] {
+        model.receive(flow, SLOT_BYTES / 4);
+        model.split(flow);
+    }
+    // Everything comes that is asked for, but the disk takes nothing.
+    model.run(|op| matches!(op, Op::Connect { .. } | Op::Recv { .. } | Op::Hash { .. }));
+    let received = |model: &Model, flow| model.relay.received_bytes(flow) / SLOT;
+    assert!(received(&model, first) >= 4, "it has what the others leave");
+    assert!(others.iter().all(|&flow| received(&model, flow) <= 1), "what they had begun");
+    // Now it does: the others come when the first is whole.
+    model.run(|op| !matches!(op, Op::Finalize { .. }));
+    assert_eq!(received(&model, first), 40);
+    model.finish_run();
+}
