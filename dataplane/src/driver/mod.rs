@@ -20,6 +20,7 @@ mod fetch;
 mod flow;
 mod hasher;
 mod meter;
+mod pace;
 mod table;
 mod uplink;
 
@@ -30,7 +31,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use xylem_protocol::Digest;
-use xylem_protocol::limits::{CONNECTIONS_MAX, FLOWS_MAX, OPEN_BLOBS_MAX, OWN_STALL_MS, TICK_MS};
+use xylem_protocol::limits::{CONNECTIONS_MAX, FLOWS_MAX, OPEN_BLOBS_MAX, TICK_MS};
 
 use crate::access::{Grantor, Grants, Vouchers};
 use crate::link::{HotEnd, ToCold};
@@ -41,6 +42,7 @@ use conns::{Conn, Held};
 use flow::Flow;
 use hasher::Hasher;
 use meter::Meter;
+use pace::{IDLE_TICK_MS, Pace};
 use table::Table;
 use uplink::IdleUplink;
 
@@ -76,9 +78,6 @@ pub enum DriverError {
 /// How long the thread stays awake for the cold half's answer.
 const AWAKE: Duration = Duration::from_micros(300);
 
-/// Period of the tick while nothing moves, ms.
-const IDLE_TICK_MS: u64 = 1000;
-
 pub(crate) struct Driver {
     ring: Ring,
     relay: Relay,
@@ -110,9 +109,7 @@ pub(crate) struct Driver {
     /// The time at the last completion; good enough for everything here.
     now: Instant,
     last_sweep: Instant,
-    last_tick: Instant,
-    /// Until the next tick, ms.
-    tick_ms: u64,
+    pace: Pace,
     last_report: Instant,
     finished: bool,
 }
@@ -155,8 +152,7 @@ pub fn run(
         accept_failed: false,
         now,
         last_sweep: now,
-        last_tick: now,
-        tick_ms: TICK_MS,
+        pace: Pace::new(now),
         last_report: now,
         finished: false,
     };
@@ -242,6 +238,10 @@ impl Driver {
     }
 
     fn happen(&mut self, event: Event) {
+        if event != Event::Tick && self.pace.hasten(self.now) {
+            // It completes at once, as cancelled: that is a tick.
+            self.ring.cancel(Token::single(Kind::Tick));
+        }
         self.events.push_back(event);
     }
 
@@ -285,11 +285,9 @@ impl Driver {
     }
 
     fn ticked(&mut self) {
-        let own_stall = Duration::from_millis(self.tick_ms + OWN_STALL_MS);
-        if self.now - self.last_tick > own_stall {
+        if self.pace.ticked(self.now) {
             self.forgive_silence();
         }
-        self.last_tick = self.now;
         self.tell_unsent();
         self.happen(Event::Tick);
         self.watch_uplinks();
@@ -303,9 +301,7 @@ impl Driver {
             self.report();
         }
         let busy = !self.unsent.is_empty() || self.meter.is_moving() || self.is_serving();
-        let period = if busy { TICK_MS } else { IDLE_TICK_MS };
-        self.tick_ms = period;
-        self.ring.timeout(period, Token::single(Kind::Tick));
+        self.ring.timeout(self.pace.next_ms(busy), Token::single(Kind::Tick));
     }
 
     fn is_serving(&self) -> bool {
