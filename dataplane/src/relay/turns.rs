@@ -5,8 +5,9 @@ use std::collections::VecDeque;
 use super::flow::Phase;
 use super::{Action, FlowId, Relay};
 
-/// Ticks without a byte after which one more flow gets its turn.
-const QUIET_TICKS_MAX: u32 = 2;
+/// Ticks without a byte after which one more flow gets its turn: at the beginning of a burst nodes
+/// wait for their places, and each blob more that is begun then keeps a slot for each of its lanes.
+const QUIET_TICKS_MAX: u32 = 8;
 
 /// Who is fetched, and who waits.
 #[derive(Debug, Default)]

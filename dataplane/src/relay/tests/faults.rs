@@ -109,7 +109,7 @@ fn when_nothing_moves_the_first_of_those_who_wait_has_its_turn() {
     model.run(is_first);
     assert!(model.relay.is_starved(A, 0), "it is far ahead");
     model.take_log();
-    for _ in 0..4 {
+    for _ in 0..16 {
         model.apply(Event::Tick);
     }
     let turns: Vec<FlowId> = model
