@@ -164,9 +164,7 @@ impl Relay {
         }
         let dry = |id: &&FlowId| self.goes_on(**id) && self.flow(**id).is_dry();
         let dry = self.turns.active.iter().filter(dry).count();
-        let waits = |id: &FlowId| !self.goes_on(*id);
-        let others = !self.turns.waiting.is_empty() || self.turns.active.iter().any(waits);
-        left > dry + usize::from(others)
+        left > dry + usize::from(self.somebody_waits())
     }
 
     /// Adds a slot to a window; every live reader has to pass it, but for those whose range begins

@@ -51,6 +51,11 @@ impl Relay {
         flows <= self.turns.widened || lanes + flow.lanes().len() <= self.pool.active_max()
     }
 
+    /// Whether a flow waits for others: for its turn, or in it for memory.
+    pub(super) fn somebody_waits(&self) -> bool {
+        !self.turns.waiting.is_empty() || self.turns.active.iter().any(|&id| !self.goes_on(id))
+    }
+
     /// One of the waiting flows has its turn.
     fn give_turn(&mut self, index: usize, actions: &mut Vec<Action>) {
         let Some(id) = self.turns.waiting.remove(index) else { return };
@@ -90,8 +95,7 @@ impl Relay {
         self.turns.quiet_ticks = 0;
         let ranks = (0..).zip(&self.turns.waiting).map(|(index, &id)| (self.flow(id).rank, index));
         let next = ranks.min();
-        let holds_back = self.turns.active.iter().any(|&id| !self.goes_on(id));
-        if next.is_some() || holds_back {
+        if self.somebody_waits() {
             self.turns.widened = self.turns.active.len().min(self.turns.widened + 1);
         }
         if let Some((_, next)) = next {
