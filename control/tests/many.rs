@@ -34,6 +34,13 @@ impl Chance {
         usize::try_from((z ^ (z >> 31)) % bound).unwrap()
     }
 
+    /// All nodes, in an order of chance.
+    fn order(&mut self, nodes: u32) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..nodes).collect();
+        self.shuffle(&mut order);
+        order
+    }
+
     fn shuffle(&mut self, nodes: &mut [u32]) {
         (1..nodes.len()).for_each(|at| nodes.swap(at, self.below(at + 1)));
     }
@@ -178,9 +185,7 @@ fn all_ask_in_any_order() {
         let mut chance = Chance(nodes.into());
         let mut crowd = Crowd::new(nodes);
         for image in 0..IMAGES {
-            let mut order: Vec<u32> = (0..nodes).collect();
-            chance.shuffle(&mut order);
-            order.into_iter().for_each(|node| crowd.join(image, node));
+            chance.order(nodes).into_iter().for_each(|node| crowd.join(image, node));
         }
         crowd.check("any order", &BOTH);
     }
@@ -217,8 +222,7 @@ fn each_image_is_for_half_of_them() {
         let mut crowd = Crowd::new(nodes);
         let mut others = Vec::new();
         for image in 0..IMAGES {
-            let mut order: Vec<u32> = (0..nodes).collect();
-            chance.shuffle(&mut order);
+            let mut order = chance.order(nodes);
             let late = order.split_off(nodes as usize / 2);
             order.iter().for_each(|&node| crowd.join(image, node));
             others.push((order, late));
