@@ -35,7 +35,8 @@ pub(crate) fn enter_netns(namespace: &File) -> io::Result<()> {
 }
 
 /// Makes `command` start inside a network namespace and a cgroup (its open `cgroup.procs`), in a
-/// process group of its own so that a Ctrl-C at the terminal reaches only xtask.
+/// process group of its own so that a Ctrl-C at the terminal reaches only xtask. Of descriptors it
+/// gets its standard three: whoever started us may hold a lock by one, and a daemon can outlive us.
 pub(crate) fn confine(command: &mut Command, netns: Option<File>, cgroup_procs: Option<File>) {
     command.process_group(0);
     let join = move || {
@@ -48,11 +49,20 @@ pub(crate) fn confine(command: &mut Command, netns: Option<File>, cgroup_procs: 
                 return Err(io::Error::last_os_error());
             }
         }
-        netns.as_ref().map_or(Ok(()), enter_netns)
+        netns.as_ref().map_or(Ok(()), enter_netns)?;
+        keep_no_descriptors()
     };
-    // SAFETY: between fork and exec the closure makes two system calls (write, setns) and reads
-    // errno; it neither allocates nor locks. It upholds that itself.
+    // SAFETY: between fork and exec the closure makes three system calls (write, setns,
+    // close_range) and reads errno; it neither allocates nor locks. It upholds that itself.
     unsafe { command.pre_exec(join) };
+}
+
+/// Marks all descriptors but the standard three to be closed by the next exec.
+fn keep_no_descriptors() -> io::Result<()> {
+    let flags = libc::CLOSE_RANGE_CLOEXEC.cast_signed();
+    // SAFETY: close_range takes three numbers; with this flag it closes nothing now, so that every
+    // descriptor that somebody owns stays open for its owner.
+    check(unsafe { libc::close_range(libc::STDERR_FILENO.cast_unsigned() + 1, u32::MAX, flags) })
 }
 
 /// Makes `command` start with io_uring refused by a seccomp filter, as container engines do.
@@ -107,6 +117,18 @@ mod tests {
             assert_eq!(kill(pid, 0).unwrap_err().kind(), io::ErrorKind::InvalidInput);
         }
         kill(std::process::id(), 0).unwrap();
+    }
+
+    #[test]
+    fn descriptors_of_our_own_starter_go_no_further() {
+        // SAFETY: dup takes a number and touches no memory of ours; what it returns is nobody's.
+        let inherited = unsafe { libc::dup(libc::STDERR_FILENO) };
+        assert!(inherited > libc::STDERR_FILENO, "{inherited}");
+        let mut look = Command::new("test");
+        look.arg("-e").arg(format!("/proc/self/fd/{inherited}"));
+        assert!(look.status().unwrap().success(), "it is not inherited by others either");
+        confine(&mut look, None, None);
+        assert!(!look.status().unwrap().success(), "it is inherited");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The lab itself: links have their rate, labs coexist, and a killed one can be removed.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
@@ -37,19 +38,31 @@ pub(super) fn are_shaped_and_labs_coexist(_: &Binaries) -> Result<()> {
     tags.iter().try_for_each(|tag| nothing_is_left(tag))
 }
 
-/// A lab whose owner was killed with SIGKILL goes with `cargo xtask clean`.
+/// A lab whose owner was killed with SIGKILL goes with `cargo xtask clean`, and what is left of it
+/// until then holds no lock by which somebody lets one lab run at a time.
 pub(super) fn killed_lab_is_cleaned_up(_: &Binaries) -> Result<()> {
-    let mut hold = run::command(OWN);
-    hold.arg("lab-hold").stdout(Stdio::piped());
+    let lock = std::env::temp_dir().join(format!("xylem-held-{}", std::process::id()));
+    let killed = killed_lab(&lock);
+    killed.and(fs::remove_file(&lock).context("cannot remove the lock"))
+}
+
+fn killed_lab(lock: &Path) -> Result<()> {
+    // `flock` becomes the owner, which inherits the descriptor that has the lock.
+    let mut hold = run::command("flock");
+    hold.args(["--nonblock", "--no-fork"]).arg(lock);
+    hold.arg(format!("/proc/{}/exe", std::process::id())).arg("lab-hold").stdout(Stdio::piped());
     let mut owner = hold.spawn().context("cannot start the owner")?;
     let stdout = owner.stdout.take().context("a piped stdout")?;
     let mut said = String::new();
     let read = BufReader::new(stdout).read_line(&mut said);
+    let held = File::open(lock).map(|file| file.try_lock().is_err());
     owner.kill()?;
     owner.wait()?;
     read?;
     let (tag, pid) = said.trim().split_once(' ').context("the owner has not made its lab")?;
     ensure!(runs(pid), "the process of the lab did not outlive its owner");
+    ensure!(held?, "the owner did not hold the lock");
+    File::open(lock)?.try_lock().context("the lab holds a lock of whoever started its owner")?;
     run::output(run::command(OWN).arg("clean"))?;
     ensure!(!runs(pid), "process {pid} still runs");
     nothing_is_left(tag)
