@@ -13,6 +13,7 @@ mod flows;
 mod history;
 mod hops;
 mod manifests;
+mod patience;
 mod post;
 mod preheat;
 mod pulls;
@@ -112,7 +113,7 @@ struct Agent {
     peers: PeerClient,
     post: Post,
     control: Option<Rc<ControlLink>>,
-    trees: Trees,
+    trees: Rc<Trees>,
     flows: Flows,
     manifests: Manifests,
     tags: Tags,
@@ -138,7 +139,7 @@ impl Agent {
         let control = settings.control.as_deref().map(|address| Rc::new(ControlLink::new(address)));
         Ok(Rc::new(Self {
             peers: PeerClient::new()?,
-            trees: Trees::new(&settings.node, control.clone()),
+            trees: Rc::new(Trees::new(&settings.node, control.clone())),
             metrics: Metrics::new(&settings.node),
             flows: Flows::default(),
             manifests: Manifests::new(),

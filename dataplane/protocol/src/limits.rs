@@ -190,11 +190,23 @@ pub const DRAIN_BYTES_MAX: u64 = 64 << 20;
 pub const TICK_MS: u64 = 25;
 
 /// How long after its image is first asked for a blob waits for control to name a parent, before
-/// it comes from the registry, ms.
+/// it comes from the registry, ms; at most, where control has lately needed as long.
 pub const JOIN_WAIT_MS: u64 = 100;
 
-/// How long a manifest waits for that, ms: it is small, and its client waits for nothing else.
+/// The same at least, however quick control has been, ms: a control that answers in 30 to 70 us has
+/// taken in a burst of several hundred nodes by then, none of which is to go to the registry.
+pub const JOIN_WAIT_MIN_MS: u64 = 25;
+
+/// How long a manifest waits for that at most, ms: it is small, and its client waits for nothing
+/// else.
 pub const MANIFEST_JOIN_WAIT_MS: u64 = 20;
+
+/// The same at least, ms.
+pub const MANIFEST_JOIN_WAIT_MIN_MS: u64 = 5;
+
+/// Such waits are counted in steps of this length, ms: in a step in which this node did not run,
+/// control's answer may have come unread.
+pub const JOIN_STEP_MS: u64 = 5;
 
 /// How long a peer that could not be connected to is not asked for further blobs, ms. Longer than a
 /// connection attempt, so that a dead parent costs that once and not for every blob; short, because
@@ -302,6 +314,8 @@ const _: () = {
     assert!(SILENT_MS > 2 * TICK_MS, "a watchdog finer than its clock");
     assert!(SILENT_MS + ALIVE_MS + 4 * TICK_MS < 1_000, "a stuck parent costs less than a second");
     assert!(SILENT_MS + ALIVE_MS < STALL_MS);
+    assert!(JOIN_WAIT_MIN_MS < JOIN_WAIT_MS && MANIFEST_JOIN_WAIT_MS < JOIN_WAIT_MIN_MS);
+    assert!(JOIN_STEP_MS <= MANIFEST_JOIN_WAIT_MIN_MS);
     assert!(REPAIR_MS > 2 * TICK_MS && REPAIR_MS + 2 * TICK_MS < 200, "what a lost parent costs");
     assert!(STALL_MS < PEER_ANSWER_MS && PEER_ANSWER_MS < REGISTRY_ANSWER_MS);
     assert!(QUEUE_MAX >= FLOWS_MAX as usize + PENDING_MAX as usize / 2);

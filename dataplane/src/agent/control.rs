@@ -1,7 +1,7 @@
 //! The one stream to control: says who this node is and what it needs, hears its places. Everything
 //! else goes on when it is down.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
@@ -21,6 +21,7 @@ use xylem_protocol::pb::node_message::Kind;
 
 use super::Agent;
 use super::hops::Said;
+use super::patience::Patience;
 use crate::oneline::chain;
 
 /// Heartbeats when control names no period.
@@ -33,6 +34,9 @@ pub(super) struct ControlLink {
     queue: RefCell<VecDeque<Kind>>,
     queued: Notify,
     connected: Cell<bool>,
+    /// Whether control has answered the greeting on this link.
+    greeted: Cell<bool>,
+    patience: RefCell<Patience>,
     /// When that last changed, and why it is not.
     state: RefCell<LinkState>,
     /// Links so far: what is said of one is not said of the next.
@@ -98,8 +102,22 @@ impl ControlLink {
         &self.address
     }
 
+    /// Whether there is a link, and somebody at its other end: a process that is stopped accepts
+    /// connections, too.
     pub(super) fn is_connected(&self) -> bool {
-        self.connected.get()
+        self.greeted.get()
+    }
+
+    /// Whether an answer is worth waiting for. At this node's start the first one may be on its
+    /// way.
+    pub(super) fn is_expected_to_answer(&self) -> bool {
+        let is_up = self.greeted.get() || self.connected.get() && self.links.get() == 1;
+        is_up && !self.patience.borrow().is_stalled()
+    }
+
+    /// How long it is waited for, and what is known of it.
+    pub(super) fn patience(&self) -> RefMut<'_, Patience> {
+        self.patience.borrow_mut()
     }
 
     /// Sends while there is a link. Without one the message is not needed: the next link begins
@@ -134,6 +152,7 @@ impl ControlLink {
         while !self.leaving.get() {
             let ended = self.attach(&agent).await;
             let was_connected = self.connected.replace(false);
+            self.greeted.set(false);
             self.queue.borrow_mut().clear();
             self.left.notify_one();
             if was_connected {
@@ -178,6 +197,7 @@ impl ControlLink {
         *self.queue.borrow_mut() = queue;
         self.connected.set(true);
         self.links.set(self.links.get() + 1);
+        let greeting = Instant::now();
         // Hello has to be on its way before the response comes: control answers it, not the call.
         self.flush_one(&outbox).await;
         let attached = ControlClient::new(channel).attach(ReceiverStream::new(messages)).await;
@@ -193,8 +213,12 @@ impl ControlLink {
                 biased;
                 message = inbox.message() => {
                     let message = message.map_err(|status| LinkError::Broken(Box::new(status)))?;
-                    match message.ok_or(LinkError::Closed)?.kind {
+                    let kind = message.ok_or(LinkError::Closed)?.kind;
+                    self.patience().heard();
+                    match kind {
                         Some(pb::control_message::Kind::Welcome(welcome)) => {
+                            self.greeted.set(true);
+                            self.patience().answered(greeting.elapsed());
                             heartbeat = period(welcome.heartbeat_ms);
                             report = period(welcome.report_ms);
                             agent.take_voucher_key(&welcome.voucher_key);

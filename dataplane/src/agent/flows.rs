@@ -7,14 +7,13 @@ mod notes;
 mod source;
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tracing::{debug, info, warn};
 use xylem_protocol::Digest;
 use xylem_protocol::http::Request;
-use xylem_protocol::limits::{FLOWS_MAX, JOIN_WAIT_MS, UNIT_BYTES};
+use xylem_protocol::limits::{FLOWS_MAX, UNIT_BYTES};
 use xylem_protocol::stripe::{piece_end, stripe_of};
 
 use super::Agent;
@@ -123,8 +122,7 @@ impl Agent {
         }
         let placed = async {
             if let Some(image) = image {
-                let wait = Duration::from_millis(JOIN_WAIT_MS);
-                self.trees.upstreams(image, &repository.label(), wait).await;
+                self.trees.upstreams(image, &repository.label(), false).await;
             }
         };
         if self.store.knows(&digest) {

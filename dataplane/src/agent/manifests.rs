@@ -5,16 +5,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::rc::Rc;
-use std::time::Duration;
 
 use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 use tracing::{debug, warn};
 use xylem_protocol::Digest;
 use xylem_protocol::http::Request;
-use xylem_protocol::limits::{
-    BLOB_IMAGES_MAX, MANIFEST_CACHE_BYTES_MAX, MANIFEST_JOIN_WAIT_MS, MANIFEST_MAX,
-};
+use xylem_protocol::limits::{BLOB_IMAGES_MAX, MANIFEST_CACHE_BYTES_MAX, MANIFEST_MAX};
 
 use super::Agent;
 use super::flows::Refusal;
@@ -209,8 +206,7 @@ impl Agent {
         let mut last = None;
         if !kind.is_some_and(|kind| is_index(&kind)) {
             let image = ask.image.unwrap_or(ask.digest);
-            let wait = Duration::from_millis(MANIFEST_JOIN_WAIT_MS);
-            let upstreams = self.trees.upstreams(image, &ask.repository.label(), wait).await;
+            let upstreams = self.trees.upstreams(image, &ask.repository.label(), true).await;
             let request = self.peer_request(&ask.repository, (ask.digest, None), image, &ask.path);
             for peer in upstreams.iter() {
                 let waits_for_us = ask.path.iter().any(|node| **node == *peer.node);

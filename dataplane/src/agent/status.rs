@@ -10,9 +10,13 @@ impl Agent {
     pub(super) fn status(&self) -> Value {
         let settings = &self.settings;
         let totals = self.store.totals();
-        let control = self.control.as_ref().map(
-            |control| json!({ "address": control.address(), "connected": control.is_connected() }),
-        );
+        let control = self.control.as_ref().map(|control| {
+            json!({
+                "address": control.address(),
+                "connected": control.is_connected(),
+                "stalled": control.patience().is_stalled(),
+            })
+        });
         let (mode, reason) = self.hops.probes();
         let mut flows = Vec::new();
         self.flows.for_each(|digest, flow| {

@@ -9,3 +9,4 @@ mod preheat;
 mod private;
 mod repair;
 mod requests;
+mod stalled;

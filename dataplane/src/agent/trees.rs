@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 use xylem_protocol::limits::{
-    BLOB_IMAGES_MAX, BRANCHES_MAX, JOIN_WAIT_MS, PEER_AVOID_MS, PEER_STUCK_MS, TREES_MAX,
-    UPSTREAMS_MAX,
+    BLOB_IMAGES_MAX, BRANCHES_MAX, JOIN_STEP_MS, JOIN_WAIT_MS, PEER_AVOID_MS, PEER_STUCK_MS,
+    TREES_MAX, UPSTREAMS_MAX,
 };
 use xylem_protocol::names::check_node;
 use xylem_protocol::{Digest, pb};
@@ -46,8 +46,10 @@ struct Tree {
     contents: Rc<[Digest]>,
     /// Control knows that all of them are here.
     told_complete: bool,
-    /// Until when requests wait for control.
-    wait_until: Instant,
+    /// When control was asked for a place, if it was when it was to answer.
+    asked: Option<Instant>,
+    /// Requests wait for it to answer.
+    waits: bool,
 }
 
 /// A tree, for `status`.
@@ -120,28 +122,30 @@ impl Trees {
         self.blobs.borrow_mut().get(blob).map(|(_, size)| *size)
     }
 
-    /// Who is above this node in an image's tree; nobody when control does not say in time.
+    /// Who is above this node in an image's tree; nobody when control does not say in time, which
+    /// a blob and a manifest wait for differently.
     pub(super) async fn upstreams(
-        &self,
+        self: &Rc<Self>,
         image: Digest,
         name: &str,
-        wait: Duration,
+        is_manifest: bool,
     ) -> Rc<[Upstream]> {
         let Some(control) = &self.control else { return Rc::from([]) };
         self.join(image, name);
-        let patience = Instant::now() + if control.is_connected() { wait } else { Duration::ZERO };
+        let of_manifest = steps(control.patience().of_manifest());
+        let mut steps = if is_manifest { of_manifest } else { u64::MAX };
         loop {
             let changed = self.changed.notified();
-            let deadline = match self.trees.borrow_mut().get(&image) {
+            match self.trees.borrow_mut().get(&image) {
                 Some(Tree { branches: Some(branches), .. }) => return first(branches),
-                Some(tree) => tree.wait_until.min(patience),
-                None => return Rc::from([]),
-            };
-            if timeout_at(deadline, changed).await.is_err() {
-                debug!(%image, "control has not answered; going on with the registry");
-                return Rc::from([]);
+                Some(tree) if tree.waits && steps > 0 => {}
+                _ => break,
             }
+            let step = timeout(Duration::from_millis(JOIN_STEP_MS), changed);
+            steps -= u64::from(step.await.is_err());
         }
+        debug!(%image, "control has not answered; going on with the registry");
+        Rc::from([])
     }
 
     /// Who is above this node as far as is known, without waiting.
@@ -183,12 +187,13 @@ impl Trees {
     }
 
     /// Tells control of an interest in an image, once.
-    pub(super) fn join(&self, image: Digest, name: &str) {
+    pub(super) fn join(self: &Rc<Self>, image: Digest, name: &str) {
         let Some(control) = &self.control else { return };
         let mut trees = self.trees.borrow_mut();
         if trees.get(&image).is_some() {
             return;
         }
+        let asked = control.is_expected_to_answer().then(Instant::now);
         let tree = Tree {
             name: name.to_owned(),
             epoch: 0,
@@ -196,13 +201,42 @@ impl Trees {
             group: 0,
             contents: Rc::default(),
             told_complete: false,
-            wait_until: Instant::now() + Duration::from_millis(JOIN_WAIT_MS),
+            asked,
+            waits: asked.is_some(),
         };
         if let Some((gone, _)) = trees.insert(image, tree) {
             control.send(pb::node_message::Kind::Leave(pb::Leave { image: gone.to_string() }));
         }
         let join = pb::Join { image: image.to_string(), name: name.to_owned() };
         control.send(pb::node_message::Kind::Join(join));
+        if let Some(asked) = asked {
+            let wait = control.patience().of_blobs();
+            tokio_uring::spawn(self.clone().count_down(control.clone(), image, (asked, wait)));
+        }
+    }
+
+    /// Ends the wait for a place. Counted in steps that this thread has seen: where it stood still
+    /// on a busy machine, the answer may have come; but not beyond the longest wait.
+    async fn count_down(
+        self: Rc<Self>,
+        control: Rc<ControlLink>,
+        image: Digest,
+        (asked, wait): (Instant, Duration),
+    ) {
+        let last = asked + Duration::from_millis(JOIN_WAIT_MS);
+        for _ in 0..steps(wait) {
+            sleep(Duration::from_millis(JOIN_STEP_MS)).await;
+            if Instant::now() >= last {
+                break;
+            }
+        }
+        let mut trees = self.trees.borrow_mut();
+        // It may have been left and joined again.
+        let Some(tree) = trees.get(&image).filter(|tree| tree.asked == Some(asked)) else { return };
+        tree.waits = false;
+        drop(trees);
+        control.patience().in_vain();
+        self.changed.notify_waiters();
     }
 
     /// An image turned out to be none (an index): there is no tree for it.
@@ -236,7 +270,12 @@ impl Trees {
         tree.epoch = assignment.epoch;
         tree.branches = Some(branches);
         tree.group = assignment.group;
+        let asked = tree.asked.take();
         drop(trees);
+        if let (Some(control), Some(asked)) = (&self.control, asked) {
+            control.patience().answered(asked.elapsed());
+            debug!(%image, took = ?asked.elapsed(), "control has answered");
+        }
         self.changed.notify_waiters();
         Some(image)
     }
@@ -245,6 +284,7 @@ impl Trees {
     pub(super) fn refused(&self, image: &Digest) {
         if let Some(tree) = self.trees.borrow_mut().get(image) {
             tree.branches.get_or_insert_default();
+            tree.asked = None;
         }
         self.changed.notify_waiters();
     }
@@ -261,7 +301,8 @@ impl Trees {
             let held_bytes = self.held(&image, |blob| size_of(blob).unwrap_or(0));
             let mut trees = self.trees.borrow_mut();
             let Some(tree) = trees.get(&image) else { continue };
-            tree.epoch = 0;
+            // What another link owed says nothing of this one.
+            (tree.epoch, tree.asked, tree.waits) = (0, None, false);
             let (name, image) = (tree.name.clone(), image.to_string());
             let (group, complete) = (tree.group, tree.is_complete(|blob| size_of(blob).is_some()));
             tree.told_complete = complete && tree.branches.is_some();
@@ -313,6 +354,11 @@ fn first(branches: &Branches) -> Rc<[Upstream]> {
 /// Who is next above in each branch; `None` where that is the registry.
 fn parents(branches: &Branches) -> impl Iterator<Item = Option<Arc<str>>> {
     branches.iter().map(|upstreams| upstreams.first().map(|up| up.node.clone()))
+}
+
+/// In how many steps a wait is counted.
+fn steps(wait: Duration) -> u64 {
+    u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).div_ceil(JOIN_STEP_MS)
 }
 
 fn upstream(peer: &pb::Peer) -> Option<Upstream> {

@@ -1,6 +1,7 @@
 //! A control process made of paper: it assigns what the test wants, and gives orders.
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::mpsc;
@@ -15,6 +16,8 @@ pub(super) struct PaperControl {
     pub(super) address: SocketAddr,
     /// To the node that attached last.
     outbox: Arc<Mutex<Option<Outbox>>>,
+    /// Joins are not answered.
+    silent: Arc<AtomicBool>,
     said: tokio::sync::Mutex<mpsc::UnboundedReceiver<pb::node_message::Kind>>,
 }
 
@@ -23,6 +26,7 @@ type Outbox = mpsc::Sender<Result<pb::ControlMessage, tonic::Status>>;
 #[derive(Debug)]
 struct Assigner {
     outbox: Arc<Mutex<Option<Outbox>>>,
+    silent: Arc<AtomicBool>,
     upstreams: Vec<pb::Peer>,
     orders: Vec<pb::Preheat>,
     said: mpsc::UnboundedSender<pb::node_message::Kind>,
@@ -42,7 +46,7 @@ impl pb::control_server::Control for Assigner {
         let (outbox, replies) = mpsc::channel(16);
         *self.outbox.lock().unwrap() = Some(outbox.clone());
         let (upstreams, orders) = (self.upstreams.clone(), self.orders.clone());
-        let said = self.said.clone();
+        let (said, silent) = (self.said.clone(), self.silent.clone());
         tokio::spawn(async move {
             while let Ok(Some(message)) = inbox.message().await {
                 let kind = message.kind.unwrap();
@@ -52,6 +56,7 @@ impl pb::control_server::Control for Assigner {
                         report_ms: 1000,
                         voucher_key: b"shared".to_vec(),
                     })),
+                    Kind::Join(_) if silent.load(Ordering::SeqCst) => None,
                     Kind::Join(join) => Some(Reply::Assignment(pb::Assignment {
                         image: join.image.clone(),
                         epoch: 1,
@@ -86,8 +91,14 @@ impl PaperControl {
         };
         let (sender, said) = mpsc::unbounded_channel();
         let upstreams = upstreams.iter().map(peer).collect();
-        let outbox = Arc::default();
-        let assigner = Assigner { outbox: Arc::clone(&outbox), upstreams, orders, said: sender };
+        let (outbox, silent) = (Arc::default(), Arc::default());
+        let assigner = Assigner {
+            outbox: Arc::clone(&outbox),
+            silent: Arc::clone(&silent),
+            upstreams,
+            orders,
+            said: sender,
+        };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
@@ -102,7 +113,12 @@ impl PaperControl {
                 server.serve_with_incoming(incoming).await.unwrap();
             });
         });
-        Self { address, outbox, said: tokio::sync::Mutex::new(said) }
+        Self { address, outbox, silent, said: tokio::sync::Mutex::new(said) }
+    }
+
+    /// From now on joins are not answered, or are again; nothing is said of those before.
+    pub(super) fn fall_silent(&self, silent: bool) {
+        self.silent.store(silent, Ordering::SeqCst);
     }
 
     /// Gives the node another place.

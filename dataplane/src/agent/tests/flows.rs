@@ -275,6 +275,7 @@ fn only_what_must_move_moves_in_mid_blob() {
     let setup = Setup { control: Some(control.address), ..Setup::registry(&server) };
     let image = digest(b"image");
     setup.run(async |bench| {
+        control.hears().await;
         let blob = digest(b"x");
         bench.want(blob, &format!("Xylem-Image: {image}\r\n"));
         assert_eq!(plain(fetched(bench).await).0, "n1");
@@ -423,6 +424,7 @@ fn a_stripe_of_a_registry_inside_tls_that_knows_no_ranges() {
     setup.run(async |bench| {
         let (blob, image) = (digest(&content), digest(b"image"));
         let lines = format!("Xylem-Image: {image}\r\n");
+        control.hears().await;
         bench.want(digest(b"first"), &lines);
         assert_eq!(plain(fetched(bench).await).0, "n1");
         let peer = pb::Peer { node: "n1".into(), address: "10.0.0.1:1".into() };
