@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -81,6 +81,16 @@ impl Hop {
     /// What the kernel counted, if it did.
     pub(crate) fn kernel_bytes(&self) -> Option<u64> {
         (self.source != "none").then_some(self.kernel_bytes)
+    }
+
+    /// The same for one hop as [`unread_bytes`].
+    pub(crate) fn unread_bytes(&self) -> Result<u64> {
+        let (parent, child, relay) = (&self.parent, &self.child, self.relay_bytes);
+        let kernel = self.kernel_bytes();
+        let kernel =
+            kernel.with_context(|| format!("{parent} to {child}: the kernel counted nothing"))?;
+        let unread = kernel.checked_sub(relay);
+        unread.with_context(|| format!("{parent} to {child}: relay {relay}, kernel {kernel} bytes"))
     }
 }
 
@@ -443,17 +453,8 @@ pub(crate) fn origin_bytes(hops: &[Hop]) -> u64 {
     own.map(|hop| hop.kernel_bytes().unwrap_or(hop.relay_bytes)).sum()
 }
 
-/// Fails unless both counts of every hop are there and equal.
-pub(crate) fn check_counts(hops: &[Hop]) -> Result<()> {
-    for hop in hops {
-        let (parent, child) = (&hop.parent, &hop.child);
-        match hop.kernel_bytes() {
-            Some(kernel) if kernel == hop.relay_bytes => {}
-            Some(kernel) => {
-                bail!("{parent} to {child}: relay {}, kernel {kernel} bytes", hop.relay_bytes)
-            }
-            None => bail!("{parent} to {child}: the kernel counted nothing"),
-        }
-    }
-    Ok(())
+/// Bytes that the kernel has taken and no relay has read: what sources had sent when they were left
+/// for others. Fails where the kernel has counted nothing, or less than the relay.
+pub(crate) fn unread_bytes(hops: &[Hop]) -> Result<u64> {
+    hops.iter().map(Hop::unread_bytes).sum()
 }

@@ -59,6 +59,8 @@ pub(super) struct Report {
     machine_cpu_s_per_gib_node: f64,
     machine_cpu_share: f64,
     counts_agree: bool,
+    /// By which the kernel has more than the relay on all hops; none where it has not so on each.
+    unread_bytes: Option<u64>,
     hops: Vec<Hop>,
 }
 
@@ -69,6 +71,7 @@ impl Report {
         let image_bytes = it.image_bytes as f64;
         let limit_s = image_bytes / it.goodput_bytes_s;
         let origin_bytes = cluster::origin_bytes(&it.hops);
+        let unread_bytes = cluster::unread_bytes(&it.hops).ok();
         let gib_nodes = image_bytes / GIB * it.nodes.len() as f64;
         Self {
             makespan_s: it.makespan_s,
@@ -88,7 +91,8 @@ impl Report {
             cpu_s_per_gib_node: it.nodes_cpu_s / gib_nodes,
             machine_cpu_s_per_gib_node: it.machine_cpu_s / gib_nodes,
             machine_cpu_share: it.machine_cpu_s / (it.makespan_s * it.processors as f64),
-            counts_agree: cluster::check_counts(&it.hops).is_ok(),
+            counts_agree: unread_bytes.is_some_and(|bytes| bytes == 0),
+            unread_bytes,
             nodes: it.nodes,
             hops: it.hops,
         }
@@ -104,8 +108,12 @@ impl Report {
         print!("{}", hop_table(&self.hops));
         let sources: BTreeSet<&str> = self.hops.iter().map(|hop| hop.source.as_str()).collect();
         let sources = sources.into_iter().collect::<Vec<_>>().join(", ");
-        let agreement = if self.counts_agree { "agree" } else { "DO NOT AGREE" };
-        println!("relay and kernel ({sources}) {agreement} on the bytes of the hops\n");
+        let agreement = match self.unread_bytes {
+            Some(0) => "agree on the bytes of the hops".to_owned(),
+            Some(bytes) => format!("differ by {bytes} bytes of sources that were left, unread"),
+            None => "DO NOT AGREE on the bytes of the hops".to_owned(),
+        };
+        println!("relay and kernel ({sources}) {agreement}\n");
         for node in &self.nodes {
             let verdict = if node.verified { "verified" } else { "NOT VERIFIED" };
             println!("{:>8}  {:8.3} s  {verdict}", node.name, node.seconds);
