@@ -21,6 +21,7 @@ mod liar;
 pub(crate) mod links;
 mod masses;
 pub(crate) mod mirror;
+mod noranges;
 mod oddhttp;
 mod outage;
 mod parent;
@@ -75,6 +76,7 @@ const TESTS: &[Test] = &[
     ("killed_lab_is_cleaned_up", links::killed_lab_is_cleaned_up),
     ("broadcast_costs_the_registry_once", broadcast::costs_the_registry_once),
     ("broadcast_out_of_tls_costs_it_once", broadcast::costs_a_registry_inside_tls_once),
+    ("registry_without_ranges_is_enough", noranges::all_pull_through_it),
     ("commands_of_the_walk_through", byhand::commands),
     ("image_is_preheated_and_explained", byhand::preheated_and_explained),
     ("skopeo_pulls_through_a_node", byhand::skopeo_pulls_through_a_node),
