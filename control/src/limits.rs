@@ -225,6 +225,16 @@ const REPORT: usize = 2 * shared::NODE_NAME_MAX + 22 * (FRAMING + 10);
 const HELLO: usize =
     shared::NODE_NAME_MAX + ADDRESS_MAX as usize + 2 * LABEL_MAX as usize + 5 * FRAMING;
 
+/// Longest file of credentials that `xylem pull` reads, bytes.
+pub const AUTH_FILE_MAX: u64 = 1 << 20;
+
+/// Longest name and password, bytes.
+pub const CREDENTIALS_MAX: u64 = 16 << 10;
+
+/// A token that says it ends sooner is taken to be good for this long all the same, seconds: each
+/// one costs a question.
+pub const TOKEN_LIFE_MIN_S: u64 = 3;
+
 const _: () = {
     assert!(UPSTREAMS_MAX as usize <= shared::UPSTREAMS_MAX);
     assert!(BRANCHES_MAX as usize <= shared::BRANCHES_MAX);

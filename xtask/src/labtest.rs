@@ -19,6 +19,7 @@ mod kinds;
 mod layout;
 mod liar;
 pub(crate) mod links;
+mod login;
 mod masses;
 pub(crate) mod mirror;
 mod noranges;

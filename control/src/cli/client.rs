@@ -1,11 +1,13 @@
 //! Plain HTTP to control and to nodes: bounded answers, and errors that say who did not answer and
 //! what to do.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use reqwest::{Response, StatusCode};
+use reqwest::header::{AUTHORIZATION, HeaderValue};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -13,6 +15,11 @@ use crate::limits::ANSWER_MAX;
 
 const CONNECT: Duration = Duration::from_secs(3);
 const SILENCE: Duration = Duration::from_secs(30);
+/// Every kind of manifest.
+const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, \
+                         application/vnd.docker.distribution.manifest.list.v2+json, \
+                         application/vnd.oci.image.manifest.v1+json, \
+                         application/vnd.docker.distribution.manifest.v2+json";
 
 /// `http://HOST[:PORT]`, without a path; the same host is always written the same way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,6 +153,8 @@ impl ClientError {
 #[derive(Debug)]
 pub(super) struct Client {
     http: reqwest::Client,
+    /// What every request to a node or control says of who asks.
+    authorization: RefCell<Option<HeaderValue>>,
 }
 
 impl Client {
@@ -160,7 +169,48 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(ClientError::Setup)?;
-        Ok(Self { http })
+        Ok(Self { http, authorization: RefCell::default() })
+    }
+
+    /// From now on requests say this of who asks. What cannot stand in a header is left out.
+    pub(super) fn authorize(&self, header: &str) {
+        let mut value = HeaderValue::from_str(header).ok();
+        if let Some(value) = &mut value {
+            value.set_sensitive(true);
+        }
+        *self.authorization.borrow_mut() = value;
+    }
+
+    fn request(&self, method: Method, peer: &Peer, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", peer.url()));
+        match &*self.authorization.borrow() {
+            Some(authorization) => request.header(AUTHORIZATION, authorization),
+            None => request,
+        }
+    }
+
+    /// The head of whatever is answered to who says this of itself.
+    pub(super) async fn head(
+        &self,
+        peer: &Peer,
+        path: &str,
+        authorization: Option<&str>,
+    ) -> Result<Response, ClientError> {
+        let mut request =
+            self.http.head(format!("{}{path}", peer.url())).header("accept", MANIFESTS);
+        if let Some(authorization) = authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        answered(peer, path, request.send().await)
+    }
+
+    /// Asks somebody who is neither a node nor control.
+    pub(super) async fn elsewhere(
+        &self,
+        url: reqwest::Url,
+        authorization: &str,
+    ) -> Result<Response, reqwest::Error> {
+        self.http.get(url).header(AUTHORIZATION, authorization).send().await
     }
 
     pub(super) async fn json<T: DeserializeOwned>(
@@ -178,14 +228,14 @@ impl Client {
         path: &str,
         order: &impl Serialize,
     ) -> Result<T, ClientError> {
-        let request = self.http.post(format!("{}{path}", peer.url())).json(order);
+        let request = self.request(Method::POST, peer, path).json(order);
         let response = accepted(peer, path, request.send().await).await?;
         parse(peer, path, &body(peer, path, response, ANSWER_MAX).await?)
     }
 
     /// Whatever is answered, also a refusal; only its head is here yet.
     pub(super) async fn ask(&self, peer: &Peer, path: &str) -> Result<Response, ClientError> {
-        let request = self.http.get(format!("{}{path}", peer.url()));
+        let request = self.request(Method::GET, peer, path);
         answered(peer, path, request.send().await)
     }
 
@@ -196,7 +246,7 @@ impl Client {
         path: &str,
         accept: Option<&str>,
     ) -> Result<Response, ClientError> {
-        let mut request = self.http.get(format!("{}{path}", peer.url()));
+        let mut request = self.request(Method::GET, peer, path);
         if let Some(accept) = accept {
             request = request.header("accept", accept);
         }

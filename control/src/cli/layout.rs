@@ -89,7 +89,7 @@ impl Layout {
         image: Digest,
     ) -> Result<(), LayoutError> {
         let name = &reference.repository;
-        let path = format!("/v2/{name}/manifests/{image}");
+        let path = format!("/v2/{name}/manifests/{image}?ns={}", reference.registry);
         let response = client.get(node, &path, Some(MANIFEST_TYPES)).await?;
         let said = response.headers().get("content-type").and_then(|kind| kind.to_str().ok());
         let said = said.map(str::to_owned);
@@ -103,7 +103,7 @@ impl Layout {
         for blob in std::iter::once(&manifest.config).chain(&manifest.layers) {
             let no_digest = |source| LayoutError::Blob { image, blob: blob.digest.clone(), source };
             let digest = blob.digest.parse().map_err(no_digest)?;
-            self.blob(client, node, name, digest, blob.size).await?;
+            self.blob(client, node, reference, digest, blob.size).await?;
         }
         let target = self.blob_path(image);
         Partial::create(&target)?.finish(&text)?;
@@ -120,7 +120,7 @@ impl Layout {
         &self,
         client: &Client,
         node: &Peer,
-        name: &str,
+        image: &Reference,
         digest: Digest,
         size: u64,
     ) -> Result<(), LayoutError> {
@@ -128,7 +128,7 @@ impl Layout {
         if is_whole(&target, digest, size) {
             return Ok(());
         }
-        let path = format!("/v2/{name}/blobs/{digest}");
+        let path = format!("/v2/{}/blobs/{digest}?ns={}", image.repository, image.registry);
         let mut response = client.get(node, &path, None).await?;
         let mut file = Partial::create(&target)?;
         let (mut hasher, mut found) = (Sha256::new(), 0);

@@ -1,12 +1,14 @@
 //! The command line `xylem`: what was typed, and which command that means. Results on stdout, the
 //! rest on stderr.
 
+mod authorize;
 mod client;
 mod doctor;
 mod explain;
 mod hops;
 mod install;
 mod layout;
+mod login;
 mod plan;
 mod preheat;
 mod pull;
@@ -22,9 +24,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use xylem_protocol::names::Reference;
 
+use authorize::AuthorizeError;
 use client::{Client, ClientError, Endpoint, Peer};
 use install::{InstallError, Runtime};
 use layout::LayoutError;
+use login::LoginError;
 use plan::PlanError;
 
 use crate::state::Selector;
@@ -62,6 +66,8 @@ enum Command {
         /// For which platform [default: this machine's]
         #[arg(long, value_name = "OS/ARCH", value_parser = platform)]
         platform: Option<String>,
+        #[command(flatten)]
+        login: login::Options,
     },
     /// Tell where each blob of an image came from in its last pull on the node, and how fast
     Explain {
@@ -114,6 +120,10 @@ enum Command {
 enum CliError {
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error(transparent)]
+    Login(#[from] LoginError),
+    #[error(transparent)]
+    Authorize(#[from] AuthorizeError),
     #[error(transparent)]
     Layout(#[from] LayoutError),
     #[error(transparent)]
@@ -174,8 +184,8 @@ fn run(arguments: Arguments) -> Result<(), CliError> {
     runtime.block_on(async {
         let client = Client::new()?;
         match command {
-            Command::Pull { image, output, platform } => {
-                let order = pull::Order { image, output, platform };
+            Command::Pull { image, output, platform, login } => {
+                let order = pull::Order { image, output, platform, login };
                 tokio::select! {
                     result = pull::run(&client, &node, order, json) => result,
                     _ = tokio::signal::ctrl_c() => Err(CliError::Interrupted),

@@ -10,8 +10,10 @@ use serde_json::json;
 use xylem_protocol::Digest;
 use xylem_protocol::names::Reference;
 
+use super::authorize::{Authorization, Door};
 use super::client::{Client, Peer};
 use super::layout::Layout;
+use super::login::{self, Credentials, Found};
 use super::table::bytes;
 use super::{CliError, one_line, print, print_json};
 
@@ -24,6 +26,7 @@ pub(super) struct Order {
     pub(super) image: Reference,
     pub(super) output: Option<PathBuf>,
     pub(super) platform: Option<String>,
+    pub(super) login: login::Options,
 }
 
 #[derive(Debug, Serialize)]
@@ -89,19 +92,63 @@ pub(super) async fn run(
 async fn pull(client: &Client, node: &Peer, order: &Order, json: bool) -> Result<Pulled, CliError> {
     // A directory that cannot be written is better known before than after the pull.
     let layout = order.output.as_deref().map(Layout::open).transpose()?;
-    let pulled = to_store(client, node, order, json).await?;
+    let door = Door { client, node, image: &order.image };
+    let found = order.login.find(&order.image, &node.endpoint().authority())?;
+    let key = match &found {
+        // Whoever has none asks without a word more than before.
+        Found::Helper { .. } | Found::Nothing => None,
+        Found::Credentials(credentials) => {
+            let opened = door.open(credentials).await?;
+            opened.map(|authorization| Key::new(client, credentials, &authorization))
+        }
+    };
+    let is_stranger = key.is_none();
+    let pulled = match to_store(door, order, key, json).await {
+        Err(error @ CliError::Pull { .. }) if is_stranger => {
+            return Err(door.want(found).await.map_or(error, CliError::from));
+        }
+        pulled => pulled?,
+    };
     if let Some(layout) = layout {
         layout.write(client, node, &order.image, pulled.image).await?;
     }
     Ok(pulled)
 }
 
+/// With what a pull asks, and until when.
+#[derive(Debug)]
+struct Key<'a> {
+    credentials: &'a Credentials,
+    renew_at: Option<Instant>,
+}
+
+impl<'a> Key<'a> {
+    fn new(client: &Client, credentials: &'a Credentials, given: &Authorization) -> Self {
+        client.authorize(&given.header);
+        let renew_at = given.renew_after.map(|after| Instant::now() + after);
+        Self { credentials, renew_at }
+    }
+
+    /// Gets another token where this one ends before the pull does.
+    async fn keep(&mut self, door: Door<'_>) -> Result<(), CliError> {
+        if self.renew_at.is_none_or(|at| Instant::now() < at) {
+            return Ok(());
+        }
+        self.renew_at = None;
+        if let Some(given) = door.renew(self.credentials).await? {
+            *self = Self::new(door.client, self.credentials, &given);
+        }
+        Ok(())
+    }
+}
+
 async fn to_store(
-    client: &Client,
-    node: &Peer,
+    door: Door<'_>,
     order: &Order,
+    mut key: Option<Key<'_>>,
     json: bool,
 ) -> Result<Pulled, CliError> {
+    let Door { client, node, .. } = door;
     let this_machine = this_machine();
     let request = PullOrder {
         name: &order.image.repository,
@@ -116,6 +163,9 @@ async fn to_store(
     let mut ticks = tokio::time::interval(POLL);
     loop {
         ticks.tick().await;
+        if let Some(key) = &mut key {
+            key.keep(door).await?;
+        }
         let status: PullStatus = client.json(node, &path).await?;
         bar.set_length(status.total_bytes);
         bar.set_position(status.done_bytes);

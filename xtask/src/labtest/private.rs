@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use super::SLOW;
 use super::certificates;
 use super::containerd::{self, Containerd};
+use super::login;
 use super::mirror::{self, ACCEPT, NAME, at_once, reference, with_fixture, with_fixture_at};
 use super::podman::{self, Setting};
 use super::tokens::{self, TokenService};
@@ -44,6 +45,7 @@ pub(super) fn with_passwords(programs: &Binaries) -> Result<()> {
         cluster.settings.auth = Some(auth);
         fill(cluster)?;
         let image = Image::read(&cluster.layout)?;
+        login::pulls(cluster, &image, USER, PASSWORD)?;
         let clients = Clients::start(cluster)?;
         clients.are_refused(cluster)?;
         clients.are_served(cluster, &image)?;
@@ -59,6 +61,7 @@ pub(super) fn with_tokens(programs: &Binaries) -> Result<()> {
         let service = token_service(cluster, tokens::LIFE)?;
         fill(cluster)?;
         let image = Image::read(&cluster.layout)?;
+        login::pulls(cluster, &image, USER, PASSWORD)?;
         let clients = Clients::start(cluster)?;
         clients.are_refused(cluster)?;
         clients.are_served(cluster, &image)?;
