@@ -3,6 +3,7 @@
 //! The demo and the lab tests stand on this; it decides nothing about what is good or bad.
 
 pub(crate) mod image;
+pub(crate) mod layout;
 pub(crate) mod pull;
 pub(crate) mod registry;
 
@@ -166,7 +167,8 @@ impl Cluster {
             Origin::Embedded => {
                 let address = self.lab.host(REGISTRY)?.at(REGISTRY_PORT).to_string();
                 let mut serve = self.xylemd(REGISTRY, &address);
-                serve.args(["--upstream", &format!("oci:{}", self.layout.display())]);
+                let (directory, _) = self.layout_and_tag()?;
+                serve.args(["--upstream", &format!("oci:{}", directory.display())]);
                 serve.args(["--probes", "off"]);
                 self.lab.start(REGISTRY, REGISTRY, serve)?;
                 self.lab.process(REGISTRY)?.wait_for_words(" listening on ")
@@ -238,13 +240,30 @@ impl Cluster {
     /// What to pull: registry, name and tag.
     pub(crate) fn reference(&self) -> Result<String> {
         let registry = self.lab.host(REGISTRY)?.at(REGISTRY_PORT);
-        Ok(format!("{registry}/{REPOSITORY}:{TAG}"))
+        Ok(format!("{registry}/{REPOSITORY}:{}", self.tag()?))
+    }
+
+    /// The image's tag in the registry: the embedded one has it as the layout does.
+    fn tag(&self) -> Result<String> {
+        match self.origin {
+            Origin::DockerRegistry => Ok(TAG.to_owned()),
+            Origin::Embedded => Ok(self.layout_and_tag()?.1),
+        }
+    }
+
+    fn layout_and_tag(&self) -> Result<(PathBuf, String)> {
+        let found = layout::split(&self.layout);
+        let (directory, tag) =
+            found.with_context(|| format!("{} is no OCI image layout", self.layout.display()))?;
+        let tag = tag.map_or_else(|| layout::only_tag(&directory), Ok)?;
+        Ok((directory, tag))
     }
 
     /// What the registry says the image is.
     pub(crate) fn image(&self) -> Result<Image> {
         let registry = self.lab.host(REGISTRY)?.at(REGISTRY_PORT);
-        self.lab.within(REGISTRY, || Image::ask(registry, REPOSITORY, TAG))
+        let tag = self.tag()?;
+        self.lab.within(REGISTRY, || Image::ask(registry, REPOSITORY, &tag))
     }
 
     /// Starts control.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
+use crate::build::Binaries;
 use crate::cluster::pull::{Done, Pull};
 use crate::cluster::{self, Cluster, Origin};
 use crate::lab::{HOSTS_MAX, measure};
@@ -82,12 +83,42 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         step("not root: loopback instead of namespaces, links unshaped, hop figures from TCP_INFO");
     }
     let origin = cluster::choose_origin();
+    if let Some(image) = &options.image {
+        can_be_had(image)?;
+    }
     step("building everything in release");
     let programs = build::all(true)?;
+    bring(&programs, origin, options, &step)
+}
+
+/// An image to few nodes of a small lab, with programs that are built: for a test.
+pub(crate) fn try_out(programs: &Binaries, origin: Origin, image: &str, json: &Path) -> Result<()> {
+    let options = Options {
+        nodes: 2,
+        rate: "1gbit".to_owned(),
+        slow: Vec::new(),
+        shape: None,
+        memory: None,
+        image: Some(image.to_owned()),
+        json: Some(json.to_path_buf()),
+        keep: false,
+    };
+    can_be_had(image)?;
+    bring(programs, origin, &options, &|_| ())
+}
+
+/// Makes the lab and all that happens in it; a failure shows the logs.
+fn bring(
+    programs: &Binaries,
+    origin: Origin,
+    options: &Options,
+    step: &dyn Fn(&str),
+) -> Result<()> {
     step(&format!("a lab of {} nodes, the registry and control", options.nodes));
+    let privileged = sys::is_root();
     let rate = privileged.then_some(options.rate.as_str());
     let nodes = usize::try_from(options.nodes)?;
-    let mut cluster = Cluster::new(&programs, nodes, rate, origin)?;
+    let mut cluster = Cluster::new(programs, nodes, rate, origin)?;
     cluster.shape.clone_from(&options.shape);
     cluster.memory = options.memory.clone().or(privileged.then(|| MEMORY.to_owned()));
     for Slow { node, rate } in &options.slow {
@@ -96,7 +127,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     step("the image");
     cluster.layout = layout(options.image.as_deref(), cluster.lab.disk())?;
-    let shown = show(&mut cluster, options, &step);
+    let shown = show(&mut cluster, options, step);
     if let Err(error) = shown {
         // The logs go with the lab: what they say last has to be said now.
         if run::go_on().is_ok() {
@@ -219,23 +250,44 @@ fn is_local(image: &str) -> bool {
     name == "localhost" || name.starts_with("127.") || name == "[::1]"
 }
 
+/// Fails where an image cannot be had, whatever it is, before much has been done for it.
+fn can_be_had(image: &str) -> Result<()> {
+    let path = Path::new(image);
+    if cluster::layout::split(path).is_some() {
+        return Ok(());
+    }
+    ensure!(!path.exists(), "{image} is no OCI image layout: there is no file oci-layout in it");
+    ensure!(
+        run::has("skopeo"),
+        "{image} is no OCI image layout, and without skopeo none is fetched"
+    );
+    Ok(())
+}
+
 /// The image to bring, as a layout: `skopeo` understands it with and without a tag.
 fn layout(image: Option<&str>, disk: &Path) -> Result<PathBuf> {
     let Some(image) = image else { return image::cached(image::default_size()) };
-    let directory = image.rsplit_once(':').map_or(image, |(directory, _)| directory);
-    if [image, directory].iter().any(|path| Path::new(path).join("oci-layout").is_file()) {
+    if cluster::layout::split(Path::new(image)).is_some() {
         return Ok(PathBuf::from(image));
     }
     let copy = disk.join("image");
-    let mut skopeo = run::command("skopeo");
-    skopeo.args(["--insecure-policy", "copy", "--quiet"]);
-    if is_local(image) {
-        // As container runtimes have it: no TLS is asked of this machine's own registries.
-        skopeo.arg("--src-tls-verify=false");
+    let fetch = |more: &[&str]| {
+        let mut skopeo = run::command("skopeo");
+        skopeo.args(["--insecure-policy", "copy", "--quiet"]).args(more);
+        if is_local(image) {
+            // As container runtimes have it: no TLS is asked of this machine's own registries.
+            skopeo.arg("--src-tls-verify=false");
+        }
+        skopeo.args([&format!("docker://{image}"), &format!("oci:{}:latest", copy.display())]);
+        run::output(&mut skopeo)
+    };
+    // Else it packs layers as it likes, and another image is brought than the one that was named.
+    if let Err(error) = fetch(&["--preserve-digests"]) {
+        run::go_on()?;
+        fetch(&[])
+            .with_context(|| format!("{image} is no OCI image layout and cannot be pulled"))?;
+        eprintln!("{image} is brought with other digests, as an OCI image: {error:#}");
     }
-    skopeo.args([&format!("docker://{image}"), &format!("oci:{}:latest", copy.display())]);
-    run::output(&mut skopeo)
-        .with_context(|| format!("{image} is no OCI image layout and cannot be pulled"))?;
     Ok(copy)
 }
 

@@ -14,6 +14,7 @@ mod conformance;
 pub(crate) mod containerd;
 mod control;
 mod crowd;
+mod demo;
 mod falsehood;
 mod kinds;
 mod layout;
@@ -79,6 +80,8 @@ const TESTS: &[Test] = &[
     ("broadcast_out_of_tls_costs_it_once", broadcast::costs_a_registry_inside_tls_once),
     ("registry_without_ranges_is_enough", noranges::all_pull_through_it),
     ("commands_of_the_walk_through", byhand::commands),
+    ("demo_of_an_image_in_a_registry", demo::of_a_registry),
+    ("demo_of_an_image_in_a_directory", demo::of_a_directory),
     ("image_is_preheated_and_explained", byhand::preheated_and_explained),
     ("skopeo_pulls_through_a_node", byhand::skopeo_pulls_through_a_node),
     ("node_conforms_as_docker_registry", conformance::as_docker_registry),

@@ -19,7 +19,7 @@ pub(crate) struct Settings {
 
 impl Settings {
     /// The configuration file.
-    pub(super) fn text(&self, address: &str, root: &Path) -> String {
+    pub(crate) fn text(&self, address: &str, root: &Path) -> String {
         let quiet = !self.access_log;
         let auth = self.auth.as_ref().map(|auth| format!("auth: {auth}\n")).unwrap_or_default();
         let tls = self.tls.as_ref().map(|(certificate, key)| {
