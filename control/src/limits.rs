@@ -47,6 +47,10 @@ pub const SENDERS_MIN: u32 = 3;
 /// How long the best that a node has shown is kept, ms; up to twice as long.
 pub const BEST_KEPT_MS: u64 = 10_000;
 
+/// How long it counts for the node itself where few of its fellows crawl, ms; up to twice as long.
+/// Longer than what holds a fast node up now and then, shorter than people wait for an image.
+pub const BEST_COUNTS_MS: u64 = 1_250;
+
 /// For how long a hop's last report tells of the present, ms.
 pub const HOP_FRESH_MS: u64 = 1_500;
 
@@ -236,6 +240,7 @@ pub const CREDENTIALS_MAX: u64 = 16 << 10;
 pub const TOKEN_LIFE_MIN_S: u64 = 3;
 
 const _: () = {
+    assert!(2 * BEST_COUNTS_MS < BEST_KEPT_MS, "others are compared with for longer");
     assert!(UPSTREAMS_MAX as usize <= shared::UPSTREAMS_MAX);
     assert!(BRANCHES_MAX as usize <= shared::BRANCHES_MAX);
     assert!(TREES_PER_NODE_MAX as usize >= shared::TREES_MAX, "no hello is too long");

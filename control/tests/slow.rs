@@ -47,6 +47,10 @@ struct Site {
     nodes: Vec<Node>,
     now_ms: u64,
     moves: usize,
+    /// Uplinks that get another rate, and when.
+    changes: Vec<(u64, usize, f64)>,
+    /// When each was found to be slow that is not so from the start.
+    found_ms: BTreeMap<usize, u64>,
 }
 
 impl Site {
@@ -61,7 +65,14 @@ impl Site {
         let uplink = |node| if slow.contains(&node) { RATE / 10.0 } else { RATE };
         let nodes: Vec<_> =
             (0..nodes).map(|node| Node { uplink: uplink(node), ..Node::default() }).collect();
-        let mut site = Self { state: State::new(settings, 0), nodes, now_ms: 0, moves: 0 };
+        let mut site = Self {
+            state: State::new(settings, 0),
+            nodes,
+            now_ms: 0,
+            moves: 0,
+            changes: Vec::new(),
+            found_ms: BTreeMap::new(),
+        };
         site.tick();
         for node in 0..site.nodes.len() {
             let hello = Hello {
@@ -132,6 +143,11 @@ impl Site {
         };
         flows.sort_by_key(depth);
         self.now_ms += STEP_MS;
+        for &(at_ms, node, rate) in &self.changes {
+            if at_ms <= self.now_ms {
+                self.nodes[node].uplink = rate;
+            }
+        }
         for Flow { stripe, parent, child, rate, .. } in flows {
             let above = parent.map_or(STRIPE, |parent| self.nodes[parent].has[stripe]);
             let wanted = rate * STEP_MS as f64;
@@ -168,10 +184,13 @@ impl Site {
     /// shares of what one copy takes over one link.
     fn run(&mut self, slow: &BTreeSet<usize>) -> f64 {
         while self.nodes.iter().any(|node| node.done_ms.is_none()) {
-            assert!(self.now_ms < 200_000, "it does not end");
+            assert!(self.now_ms < 400_000, "it does not end");
             self.step();
             if self.now_ms.is_multiple_of(250) {
                 self.tick();
+                for node in self.found() {
+                    self.found_ms.entry(node).or_insert(self.now_ms);
+                }
             }
             for node in 0..self.nodes.len() {
                 let phase = self.now_ms + node as u64 * STEP_MS;
@@ -235,5 +254,51 @@ fn more_of_them() {
         let time = site.run(&slow);
         assert!(site.found().is_subset(&slow), "{slow:?}: {:?}", site.found());
         assert!(time <= 1.2, "{slow:?} of {nodes}: {time}");
+    }
+}
+
+/// How long after it has become slow an uplink is found at the latest, ms.
+const SOON_MS: u64 = 4_000;
+
+/// From some time on a share of the nodes' uplinks is slow.
+fn becomes_slow(nodes: usize, slow: &BTreeSet<usize>, at_ms: u64) -> Site {
+    let mut site = Site::new(nodes, &BTreeSet::new());
+    site.changes = slow.iter().map(|&node| (at_ms, node, RATE / 10.0)).collect();
+    site
+}
+
+/// One after the other of 15, at any time; and some of them at once.
+#[test]
+fn uplinks_that_become_slow_are_found_soon() {
+    let ones = (0..15).map(|node| BTreeSet::from([node]));
+    let more = [vec![0, 1], vec![2, 3], vec![0, 7], vec![1, 4, 9]];
+    let more = more.into_iter().map(|slow| slow.into_iter().collect());
+    let (mut worst, mut latest): (f64, u64) = (0.0, 0);
+    for (slow, at_ms) in ones.chain(more).zip([700, 2_050, 3_400, 4_950].into_iter().cycle()) {
+        let mut site = becomes_slow(15, &slow, at_ms);
+        let time = site.run(&slow);
+        let found: BTreeSet<_> = site.found_ms.keys().copied().collect();
+        assert!(found.is_subset(&slow), "{slow:?} at {at_ms}: {found:?}");
+        worst = worst.max(time);
+        latest = latest.max(site.found_ms.values().map(|ms| ms - at_ms).max().unwrap_or(0));
+    }
+    println!("found after {latest} ms at the latest, and the others have it after {worst:.3}");
+    assert!(latest <= SOON_MS, "{latest}");
+    assert!(worst <= 1.3, "{worst}");
+}
+
+/// All uplinks at once, more or less: nobody is better than the others.
+#[test]
+fn where_all_become_slow_nobody_is_found() {
+    for (nodes, seed) in [(7, 1), (7, 2), (15, 3)] {
+        let mut site = Site::new(nodes, &BTreeSet::new());
+        let mut drawn: u64 = seed;
+        for node in 0..nodes {
+            drawn = drawn.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let share = 0.05 + (drawn >> 40) as f64 / (1 << 24) as f64 * 0.04;
+            site.changes.push((2_000, node, RATE * share));
+        }
+        site.run(&BTreeSet::new());
+        assert_eq!(site.found_ms, BTreeMap::new(), "{nodes} {seed}");
     }
 }

@@ -15,6 +15,12 @@
 //! downlinks could be at fault: two of them, or one that receives well from somebody else; or one
 //! alone, but that only once.
 //!
+//! Of an uplink that was fast its own best says so for a while. What tells is who is held *now*. If
+//! few of the fellows *crawl*, send little though they have something to send, the others are done
+//! with what they get, and it is they who wait; then of a node's own best no more than the last
+//! seconds count. If many crawl, the memory of some time ago has to speak as well. To crawl is less
+//! than to be suspected: held for half of the time, whatever the hops are.
+//!
 //! Where many are suspected at once, the machine is what is slow, or the network in the middle, and
 //! nobody is to blame. Else a node that is suspected in three reports one after the other is slow.
 //! It stays so for some minutes, and longer each time that it is found so again; then it gets
@@ -24,9 +30,9 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::forest::NodeId;
 use crate::limits::{
-    BEST_KEPT_MS, HOP_FIRST_US, HOP_FRESH_MS, HOP_NEW_US_MAX, HOP_PERIOD_US_MIN, HOPS_PER_NODE_MAX,
-    SENDERS_MIN, SLOW_AFTER_MS, SLOW_BY_INTAKE_MAX, SLOW_KEPT_DOUBLED_MAX, SLOW_KEPT_MS,
-    SLOW_PER_MINUTE_MIN, SLOW_REPORTS_MIN, SLOW_SHARE, WITNESS_MS,
+    BEST_COUNTS_MS, BEST_KEPT_MS, HOP_FIRST_US, HOP_FRESH_MS, HOP_NEW_US_MAX, HOP_PERIOD_US_MIN,
+    HOPS_PER_NODE_MAX, SENDERS_MIN, SLOW_AFTER_MS, SLOW_BY_INTAKE_MAX, SLOW_KEPT_DOUBLED_MAX,
+    SLOW_KEPT_MS, SLOW_PER_MINUTE_MIN, SLOW_REPORTS_MIN, SLOW_SHARE, WITNESS_MS,
 };
 
 const MINUTE_MS: u64 = 60_000;
@@ -68,7 +74,7 @@ struct Track {
 
 /// The best of late: of this period and of the one before.
 #[derive(Clone, Copy, Debug, Default)]
-struct Best {
+struct Best<const KEPT_MS: u64> {
     since_ms: u64,
     now: u64,
     before: u64,
@@ -83,6 +89,8 @@ struct Latest {
     rate_before: u64,
     /// Children with which something happened, and whether the network held it up.
     hops: Vec<(NodeId, bool)>,
+    /// Whether it had something to send for most of the time, to each of them.
+    is_busy: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -107,9 +115,11 @@ struct Seen {
     takes: HashMap<Option<NodeId>, Track>,
     latest: Option<Latest>,
     /// Bytes per second that it has sent.
-    rates: Best,
+    rates: Best<BEST_KEPT_MS>,
+    /// The same of the last seconds.
+    lately: Best<BEST_COUNTS_MS>,
     /// Bytes per second that it had from the registry.
-    intake: Best,
+    intake: Best<BEST_KEPT_MS>,
     suspected: Option<Suspected>,
     /// When it last bore witness alone.
     witness_ms: Option<u64>,
@@ -163,9 +173,19 @@ impl Watch {
         self.nodes.get(&node).is_some_and(|seen| seen.is_suspected(now_ms))
     }
 
+    /// Whether a node that is not marked sends little by that measure, though it has something to
+    /// send.
+    pub fn crawls(&self, node: NodeId, usual: u64, now_ms: u64) -> bool {
+        let seen = self.nodes.get(&node).filter(|seen| !seen.is_marked(now_ms));
+        seen.and_then(|seen| seen.latest.as_ref()).is_some_and(|latest| {
+            let is_fresh = now_ms <= latest.at_ms + HOP_FRESH_MS;
+            is_fresh && latest.is_busy && latest.rate.saturating_mul(SLOW_SHARE) < usual
+        })
+    }
+
     /// Whether a node that has just been heard is found to be slow now.
     pub fn judge(&mut self, node: NodeId, field: Field, now_ms: u64) -> bool {
-        let suspicion = self.suspicion(node, field.usual, now_ms);
+        let suspicion = self.suspicion(node, field, now_ms);
         let Some(seen) = self.nodes.get_mut(&node) else { return false };
         let Suspicion::Some { witness, by_intake } = suspicion else {
             if matches!(suspicion, Suspicion::None) {
@@ -173,17 +193,19 @@ impl Watch {
             }
             return false;
         };
+        if seen.is_marked(now_ms) {
+            return false;
+        }
         let going_on = seen.suspected.filter(|it| now_ms <= it.last_ms + HOP_FRESH_MS);
         let (since_ms, reports) = going_on.map_or((now_ms, 0), |it| (it.since_ms, it.reports));
         let suspected = Suspected { since_ms, last_ms: now_ms, reports: reports + 1 };
         seen.suspected = Some(suspected);
         let sure = suspected.reports >= SLOW_REPORTS_MIN && now_ms >= since_ms + SLOW_AFTER_MS;
-        if !sure || seen.mark.is_some_and(|mark| mark.until_ms > now_ms) {
+        if !sure {
             return false;
         }
-        // Where more than a quarter of them are slow, slow is what they are.
         let slow = field.slow_fellows + field.suspects.max(1);
-        if slow > field.fellows.div_ceil(4) || !self.may_find(by_intake, now_ms) {
+        if slow > field.few() || !self.may_find(by_intake, now_ms) {
             return false;
         }
         if let Some(witness) = witness.and_then(|witness| self.nodes.get_mut(&witness)) {
@@ -222,7 +244,7 @@ impl Watch {
         self.marked
     }
 
-    fn suspicion(&self, node: NodeId, usual: u64, now_ms: u64) -> Suspicion {
+    fn suspicion(&self, node: NodeId, field: Field, now_ms: u64) -> Suspicion {
         let Some(seen) = self.nodes.get(&node) else { return Suspicion::Unclear };
         let Some(latest) = seen.latest.as_ref().filter(|latest| latest.at_ms == now_ms) else {
             return Suspicion::Unclear;
@@ -232,12 +254,15 @@ impl Watch {
         if hops.is_empty() {
             return Suspicion::Unclear;
         }
-        let best = seen.rates.get(now_ms);
+        let best = match field.slow_fellows + field.crawl <= field.few() {
+            true => seen.lately.get(now_ms),
+            false => seen.rates.get(now_ms),
+        };
         let is_low = |than: u64| {
             latest.rate.saturating_mul(SLOW_SHARE) < than && best.saturating_mul(2) < than
         };
-        let by_intake = !is_low(usual);
-        let usual = if by_intake { seen.intake.get(now_ms) } else { usual };
+        let by_intake = !is_low(field.usual);
+        let usual = if by_intake { seen.intake.get(now_ms) } else { field.usual };
         if !is_low(usual) || !hops.iter().all(|(_, is_held)| *is_held) {
             return Suspicion::None;
         }
@@ -262,8 +287,8 @@ impl Watch {
 
     /// Whether a node is slow, or may be.
     fn is_in_doubt(&self, node: NodeId, now_ms: u64) -> bool {
-        let is_marked = |seen: &Seen| seen.mark.is_some_and(|mark| mark.until_ms > now_ms);
-        self.nodes.get(&node).is_some_and(|seen| is_marked(seen) || seen.is_suspected(now_ms))
+        let seen = self.nodes.get(&node);
+        seen.is_some_and(|seen| seen.is_marked(now_ms) || seen.is_suspected(now_ms))
     }
 
     fn may_find(&mut self, by_intake: bool, now_ms: u64) -> bool {
@@ -299,6 +324,8 @@ pub struct Field {
     pub slow_fellows: u32,
     /// Those that are suspected at this moment.
     pub suspects: u32,
+    /// Those that crawl, by [`Watch::crawls`].
+    pub crawl: u32,
 }
 
 impl Field {
@@ -310,6 +337,11 @@ impl Field {
         }
         bests.sort_unstable();
         bests[bests.len() * 3 / 4]
+    }
+
+    /// How many may be slow: where more than a quarter are, slow is what they are.
+    const fn few(&self) -> u32 {
+        self.fellows.div_ceil(4)
     }
 }
 
@@ -325,7 +357,7 @@ enum Suspicion {
     },
 }
 
-impl Best {
+impl<const KEPT_MS: u64> Best<KEPT_MS> {
     fn put(&mut self, value: u64, now_ms: u64) {
         *self = Self { now: self.now_at(now_ms).max(value), ..self.at(now_ms) };
     }
@@ -342,9 +374,9 @@ impl Best {
     /// The same as it is at that time.
     fn at(&self, now_ms: u64) -> Self {
         match now_ms.saturating_sub(self.since_ms) {
-            0..BEST_KEPT_MS => *self,
-            age if age < 2 * BEST_KEPT_MS => {
-                Self { since_ms: self.since_ms + BEST_KEPT_MS, now: 0, before: self.now }
+            age if age < KEPT_MS => *self,
+            age if age < 2 * KEPT_MS => {
+                Self { since_ms: self.since_ms + KEPT_MS, now: 0, before: self.now }
             }
             _ => Self { since_ms: now_ms, ..Self::default() },
         }
@@ -358,20 +390,26 @@ impl Seen {
         let passed_us = steps.iter().map(|(_, step)| step.passed_us).max().unwrap_or(0);
         let rate = per_second(bytes, passed_us);
         self.rates.put(rate, now_ms);
+        self.lately.put(rate, now_ms);
         if steps.iter().any(|(_, step)| step.is_first) {
             // When they began nobody knows.
             self.latest = None;
             return;
         }
         let is_active = |step: &Step| step.bytes > 0 || step.held_us > 0;
-        let active = steps.iter().filter(|(_, step)| is_active(step));
-        let hops = active.map(|(child, step)| (*child, step.is_held())).collect();
+        let active = || steps.iter().filter(|(_, step)| is_active(step));
+        let hops = active().map(|(child, step)| (*child, step.is_held())).collect();
+        let is_busy = active().next().is_some() && active().all(|(_, step)| step.is_busy());
         let rate_before = self.latest.as_ref().map_or(0, |latest| latest.rate);
-        self.latest = Some(Latest { at_ms: now_ms, rate, rate_before, hops });
+        self.latest = Some(Latest { at_ms: now_ms, rate, rate_before, hops, is_busy });
     }
 
     fn is_suspected(&self, now_ms: u64) -> bool {
         self.suspected.is_some_and(|it| now_ms <= it.last_ms + HOP_FRESH_MS)
+    }
+
+    fn is_marked(&self, now_ms: u64) -> bool {
+        self.mark.is_some_and(|mark| mark.until_ms > now_ms)
     }
 
     /// Whether it receives from somebody else at such a rate as others send.
@@ -386,6 +424,11 @@ impl Seen {
 }
 
 impl Step {
+    /// Whether there was something to send for half of the time.
+    fn is_busy(&self) -> bool {
+        self.held_us >= self.passed_us / 2
+    }
+
     /// Whether the network held it up for four fifths of the time.
     fn is_held(&self) -> bool {
         self.held_us >= self.passed_us / 5 * 4

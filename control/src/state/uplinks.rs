@@ -98,6 +98,8 @@ impl State {
         for key in self.forest.memberships(node) {
             if let Some(field) = fields.get_mut(&key) {
                 field.slow_fellows += 1;
+                field.suspects = field.suspects.saturating_sub(1);
+                field.crawl = field.crawl.saturating_sub(1);
             }
         }
         self.change_surely(&forest::Event::Uplink { node, slow: true }, out);
@@ -117,6 +119,9 @@ impl State {
                 bests.extend(watch.best(node, now_ms));
             }
             field.usual = Field::usual(&mut bests);
+            for node in self.forest.members(key) {
+                field.crawl += u32::from(watch.crawls(node, field.usual, now_ms));
+            }
             fields.insert(key, field);
         }
         let mut over = Vec::new();

@@ -1,5 +1,9 @@
 //! What is found to be slow, and what is not, on a clock of the tests.
 
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
 use super::*;
 
 const MB: u64 = 1_000_000;
@@ -11,6 +15,8 @@ const FULL: u64 = 125 * MB;
 enum By {
     Sender,
     Network,
+    /// The network, three fifths of the time.
+    Mostly,
 }
 
 /// Nodes whose hops count on, and a watch that hears of them every 500 ms.
@@ -49,10 +55,13 @@ impl Site {
         let usual = Field::usual(&mut bests);
         let suspected = heard.keys().filter(|&&node| self.watch.is_suspected(node, now_ms));
         let suspects = u32::try_from(suspected.count()).unwrap();
+        let crawl = heard.keys().filter(|&&node| self.watch.crawls(node, usual, now_ms));
+        let crawl = u32::try_from(crawl.count()).unwrap();
         let mut found = Vec::new();
         for &node in heard.keys() {
             let slow_fellows = self.watch.marked();
-            let field = Field { usual, fellows: self.fellows, slow_fellows, suspects };
+            let fellows = self.fellows;
+            let field = Field { usual, fellows, slow_fellows, suspects, crawl };
             if self.watch.judge(node, field, self.now_ms) {
                 found.push(node.0);
             }
@@ -66,9 +75,11 @@ impl Site {
         (count.peer, count.from_child) = (peer, from_child);
         count.bytes += rate / 2;
         count.at_us = self.now_ms * 1000;
-        if matches!(by, By::Network) {
-            count.held_us += 500_000;
-        }
+        count.held_us += match by {
+            By::Sender => 0,
+            By::Network => 500_000,
+            By::Mostly => 300_000,
+        };
     }
 }
 
@@ -100,6 +111,32 @@ fn a_slow_uplink_is_found_in_four_reports() {
     assert_eq!(site.pass(&tree([FULL, FULL / 10, FULL])), [2]);
     assert!(site.pass(&tree([FULL, FULL / 10, FULL])).is_empty(), "once");
     assert_eq!(site.watch.marked(), 1);
+}
+
+/// How long after it has become slow an uplink may be found, ms.
+const SOON_MS: u64 = 5_000;
+
+/// Whether all the others wait for it or go on.
+#[test]
+fn an_uplink_that_becomes_slow_is_found_within_seconds() {
+    for others_wait in [false, true] {
+        let mut site = Site::of(7);
+        for _ in 0..40 {
+            assert!(site.pass(&tree([FULL; 3])).is_empty());
+        }
+        let slow_since = site.now_ms;
+        let slow = tree([FULL, FULL / 10, FULL]).into_iter().map(|hop| match hop {
+            (parent, child, ..) if others_wait && parent != 2 => {
+                (parent, child, FULL / 20, By::Sender)
+            }
+            hop => hop,
+        });
+        let slow: Vec<_> = slow.collect();
+        let found = (0..40).map(|_| site.pass(&slow)).find(|found| !found.is_empty());
+        assert_eq!(found, Some(vec![2]));
+        let took = site.now_ms - slow_since;
+        assert!((BEST_COUNTS_MS..=SOON_MS).contains(&took), "{took} ms");
+    }
 }
 
 #[test]
@@ -273,4 +310,75 @@ fn a_node_that_counts_anew_has_no_history() {
     assert_eq!(watch.best(NodeId(1), 2000), Some(200 * MB), "from when it began anew");
     assert_eq!(watch.best(NodeId(1), 2000 + BEST_KEPT_MS), Some(200 * MB));
     assert_eq!(watch.best(NodeId(1), 2000 + 2 * BEST_KEPT_MS), None);
+}
+
+/// Two hops of each of so many nodes; `rate` says how fast both are together, and what holds them.
+fn pairs(nodes: u32, rate: impl Fn(u32) -> (u64, By)) -> Vec<Hop> {
+    let hops = (1..=nodes).flat_map(|node| {
+        let (rate, by) = rate(node);
+        [1000, 2000].map(|below| (node, below + node, rate / 2, by))
+    });
+    hops.collect()
+}
+
+fn config() -> ProptestConfig {
+    ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    /// At any time, any that are not too many, whether the others go on, wait, or have a pause with
+    /// them before: they are found soon, nobody else is.
+    #[test]
+    fn what_becomes_slow_is_found_soon(
+        nodes in 6_u32..24,
+        fast_for in 1_usize..60,
+        pause_ms in prop_oneof![Just(0_u64), 0..40_000_u64],
+        slow in prop::collection::btree_set(1_u32..6, 1..=2),
+        share in 5_u64..30,
+        others_wait: bool,
+    ) {
+        let mut site = Site::of(nodes);
+        for _ in 0..fast_for {
+            prop_assert!(site.pass(&pairs(nodes, |_| (FULL, By::Network))).is_empty());
+        }
+        site.now_ms += pause_ms;
+        // The first report behind a pause is about the pause.
+        for _ in 0..2 {
+            prop_assert!(site.pass(&pairs(nodes, |_| (FULL, By::Network))).is_empty());
+        }
+        let since_ms = site.now_ms;
+        let crawl = FULL / share;
+        let mut found = BTreeSet::new();
+        while site.now_ms < since_ms + SOON_MS {
+            found.extend(site.pass(&pairs(nodes, |node| match slow.contains(&node) {
+                true => (crawl, By::Network),
+                false if others_wait => (crawl, By::Sender),
+                false => (FULL, By::Network),
+            })));
+        }
+        prop_assert_eq!(found, slow);
+    }
+
+    /// Whatever holds which of them when: where all are slow nobody is found.
+    #[test]
+    fn of_many_that_become_slow_none_is_found(
+        nodes in 6_u32..24,
+        fast_for in 1_usize..60,
+        shares in prop::collection::vec(12_u64..24, 24),
+        mostly in prop::collection::vec(any::<u32>(), 1..8),
+    ) {
+        let mut site = Site::of(nodes);
+        for _ in 0..fast_for {
+            site.pass(&pairs(nodes, |_| (FULL, By::Network)));
+        }
+        for mostly in mostly.into_iter().cycle().take(60) {
+            let found = site.pass(&pairs(nodes, |node| {
+                let by = if mostly >> node & 1 == 1 { By::Mostly } else { By::Network };
+                (FULL / shares[node as usize], by)
+            }));
+            prop_assert!(found.is_empty(), "{found:?}");
+        }
+    }
 }
