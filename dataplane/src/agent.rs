@@ -143,7 +143,11 @@ impl Agent {
             metrics: Metrics::new(&settings.node),
             flows: Flows::default(),
             manifests: Manifests::new(),
-            tags: Tags::default(),
+            tags: Tags::new(if settings.access.offline.is_zero() {
+                Vec::new()
+            } else {
+                store.kept_tags()
+            }),
             pulls: Pulls::default(),
             alive: Alive::default(),
             preheats: Preheats::default(),
@@ -230,6 +234,7 @@ impl Agent {
 
     /// Tells control and the ring thread that this is the end.
     async fn leave(&self) {
+        self.keep_tags().await;
         if let Some(control) = &self.control {
             control.leave().await;
         }

@@ -7,6 +7,7 @@
 //! DIR/blobs/sha256/<hex>    complete and verified
 //! DIR/partial/<hex>         bytes so far, padded to 4096 while O_DIRECT writes the tail
 //! DIR/public                which digests anybody may have (public.rs)
+//! DIR/tags                  what tags named last (tags.rs)
 //! DIR/partial/<hex>.units   which units are there, and the CRC32C of each (record.rs)
 //! ```
 
@@ -14,6 +15,7 @@ mod health;
 mod public;
 pub mod record;
 mod resume;
+mod tags;
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -31,6 +33,9 @@ use crate::link::{FillFile, Resume};
 use crate::usdt;
 
 pub use health::Space;
+pub use tags::KeptTag;
+#[cfg(test)]
+pub(crate) use tags::kept_in;
 
 /// What went wrong with the store; one line that names the path and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -129,6 +134,7 @@ pub struct Store(Arc<Inner>);
 struct Inner {
     blobs: PathBuf,
     partial: PathBuf,
+    tags: PathBuf,
     /// Held for its lock.
     _ingest: File,
     index: Mutex<Index>,
@@ -177,7 +183,8 @@ impl Store {
         let public = public::Public::open(&path, |digest| index.sizes.contains_key(digest));
         let public = Mutex::new(public.map_err(unusable(&path))?);
         let index = Mutex::new(index);
-        Ok(Self(Arc::new(Inner { blobs, partial, _ingest: ingest, index, public })))
+        let tags = root.join("tags");
+        Ok(Self(Arc::new(Inner { blobs, partial, tags, _ingest: ingest, index, public })))
     }
 
     /// Remembers that anybody may have these: a registry gave them to somebody without credentials.

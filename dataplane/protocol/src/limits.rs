@@ -122,6 +122,12 @@ pub const AUTHORIZATION_MAX: usize = HEAD_MAX as usize;
 /// Tags whose last digest is remembered.
 pub const TAGS_REMEMBERED_MAX: usize = 1024;
 
+/// Longest file of those tags, bytes; beyond it the older ones go.
+pub const TAGS_FILE_MAX: u64 = 4 << 20;
+
+/// How long after a tag was confirmed that is written down, ms: others may be until then.
+pub const TAGS_WRITE_MS: u64 = 1_000;
+
 /// Longest node name, bytes.
 pub const NODE_NAME_MAX: usize = 63;
 

@@ -160,6 +160,11 @@ impl Agent {
         }
     }
 
+    /// Whether an image may be named to whoever asks, as far as is known without the registry.
+    pub(super) fn is_anybodys(&self, image: &Digest) -> bool {
+        self.access.settings.grantor.is_none() || self.store.is_public(image)
+    }
+
     /// Whether a request's caller is known to have a right that holds.
     pub(super) fn has_grant(&self, request: &Request, digest: &Digest) -> bool {
         let Some(grantor) = &self.access.settings.grantor else { return true };

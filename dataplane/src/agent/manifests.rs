@@ -117,7 +117,7 @@ impl Agent {
             Ok(Resolved::Named(digest, media_type)) => {
                 self.accepted(repository, credentials);
                 self.manifests.kinds.borrow_mut().insert(digest, media_type);
-                self.tags.note(repository, tag, accept, digest);
+                self.note_tag(repository, tag, accept, digest);
                 Ok((digest, None))
             }
             Ok(Resolved::Whole(manifest)) => {
@@ -125,7 +125,7 @@ impl Agent {
                 self.accepted(repository, credentials);
                 self.learn(&manifest, repository);
                 self.keep(&manifest).await;
-                self.tags.note(repository, tag, accept, digest);
+                self.note_tag(repository, tag, accept, digest);
                 Ok((digest, None))
             }
             Err(error) => {

@@ -222,7 +222,15 @@ impl Agent {
         let asked_ns = monotonic_ns();
         let mut target = target.clone();
         let mut digest = match &target {
-            Target::Tag(tag) => self.resolve(repository, tag, ACCEPT_ALL, credentials).await?.0,
+            Target::Tag(tag) => {
+                let (digest, stale) =
+                    self.resolve(repository, tag, ACCEPT_ALL, credentials).await?;
+                if stale.is_some() && !self.is_anybodys(&digest) {
+                    let message = "registry down: nobody says who may have this image".to_owned();
+                    return Err(Refusal::new(503, "UNKNOWN", message));
+                }
+                digest
+            }
             Target::Digest(digest) => *digest,
         };
         // An index, and the image that it names: no index names an index.

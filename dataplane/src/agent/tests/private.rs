@@ -6,9 +6,10 @@ use std::time::Duration;
 use xylem_protocol::Digest;
 
 use super::control::PaperControl;
-use super::paper::{Answered, Bench, Page, PaperServer, Setup, digest, status};
+use super::paper::{Answered, Bench, PATIENCE, Page, PaperServer, Setup, digest, status};
 use super::requests::image;
 use crate::link::{Source, ToHot};
+use crate::store::{Store, kept_in};
 
 const CHALLENGE: &str = "Bearer realm=\"https://auth.example/t\",service=\"r\",scope=\"s\"";
 const WORDS: &str = r#"{"errors":[{"code":"UNAUTHORIZED","message":"log in first"}]}"#;
@@ -210,6 +211,52 @@ fn a_tag_outlives_its_registry_for_whom_it_knew() {
         let other = bench.ask_with("GET /v2/secret/app/manifests/v2", GOOD, "").await;
         assert_eq!(other.status, 502);
     });
+}
+
+/// A node that was restarted names a tag while its registry is down, but for a private image: whose
+/// credentials counted is not known any more.
+#[test]
+fn a_tag_outlives_its_node_for_whom_it_is_public() {
+    let registry = Private::start();
+    let setup = || Setup {
+        checks: true,
+        offline: Duration::from_secs(60),
+        ..Setup::registry(&registry.server)
+    };
+    let line = "GET /v2/secret/app/manifests/v1";
+    let (mut kept, mut manifest) = (Vec::new(), String::new());
+    setup().run(async |bench| {
+        manifest = bench.ask_with(line, GOOD, "").await.body;
+        let path = bench.store.join("tags");
+        let written = async {
+            while !path.exists() {
+                bench.ask("GET /xylem/v1/status", "").await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, written).await.expect("tags are not kept");
+        kept = kept_in(&path);
+    });
+    registry.server.break_down();
+    for is_public in [true, false] {
+        let (kept, manifest) = (kept.clone(), manifest.clone());
+        let fill = move |store: &Store| {
+            let image = digest(manifest.as_bytes());
+            store.put(&image, manifest.as_bytes()).unwrap();
+            if is_public {
+                store.mark_public(&[image]);
+            }
+            store.keep_tags(kept).unwrap();
+        };
+        let setup = Setup { fill: Some(Box::new(fill)), ..setup() };
+        setup.run(async |bench| {
+            let answer = bench.ask_with(line, GOOD, "").await;
+            let has_warning = answer.extra.starts_with("Warning: 110 xylem ");
+            assert_eq!(
+                (answer.status, has_warning),
+                if is_public { (200, true) } else { (502, false) }
+            );
+        });
+    }
 }
 
 #[test]
