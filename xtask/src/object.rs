@@ -162,7 +162,7 @@ fn linker(target: &Path) -> Result<PathBuf> {
         return Ok(found);
     }
     eprintln!("installing bpf-linker {LINKER_VERSION} into {} (a minute or two)", tools.display());
-    let mut install = cargo();
+    let mut install = run::cargo();
     install.args(["install", "--quiet", "bpf-linker", "--version", LINKER_VERSION, "--locked"]);
     install.arg("--root").arg(&tools).arg("--target-dir").arg(tools.join("build"));
     run::show(&mut install).map_err(|error| {
@@ -182,10 +182,6 @@ fn is_right(linker: &Path) -> bool {
     version.is_ok_and(|version| version.trim().ends_with(LINKER_VERSION))
 }
 
-fn cargo() -> Command {
-    run::command(env::var("CARGO").as_deref().unwrap_or("cargo"))
-}
-
 fn cargo_build(toolchain: &Toolchain, linker: &Path, target: &Path) -> Result<Command> {
     let mut cargo = match toolchain {
         Toolchain::Nightly(_) => {
@@ -193,7 +189,7 @@ fn cargo_build(toolchain: &Toolchain, linker: &Path, target: &Path) -> Result<Co
             rustup.args(["run", "nightly", "cargo"]);
             rustup
         }
-        Toolchain::Debian => cargo(),
+        Toolchain::Debian => run::cargo(),
     };
     cargo.current_dir(run::repository());
     cargo.args(["build", "--quiet", "--release", "--target", TARGET, "-p", "xylem-ebpf"]);

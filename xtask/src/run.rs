@@ -116,9 +116,19 @@ pub(crate) fn command(program: &str) -> Command {
     command
 }
 
-/// The cargo that runs us.
+/// The cargo that runs us, as if it had been started by hand: what it told us of our own package
+/// would be passed on to the build scripts of all others, and those that watch it (ring's does)
+/// would build everything anew after each `cargo build`.
 pub(crate) fn cargo() -> Command {
-    command(std::env::var("CARGO").as_deref().unwrap_or("cargo"))
+    let mut cargo = command(std::env::var("CARGO").as_deref().unwrap_or("cargo"));
+    let is_ours =
+        |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(is_ours) {
+            cargo.env_remove(name);
+        }
+    }
+    cargo
 }
 
 /// Whether a program of that name is on the path or in the usual system directories.
@@ -214,6 +224,15 @@ mod tests {
     fn a_wait_ends_at_its_bound() {
         let error = wait_for::<()>("nothing", Duration::ZERO, || Ok(None)).unwrap_err();
         assert_eq!(error.to_string(), "waited 0 s in vain for nothing");
+    }
+
+    /// Two builds of the same sources, one by hand and one by us, built all twice.
+    #[test]
+    fn what_cargo_tells_us_of_our_package_is_not_passed_on() {
+        assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some(), "cargo runs the tests");
+        let cargo = cargo();
+        let removed = |name| cargo.get_envs().any(|(it, value)| it == name && value.is_none());
+        assert!(removed("CARGO_MANIFEST_DIR") && removed("CARGO_PKG_NAME"));
     }
 
     #[test]
