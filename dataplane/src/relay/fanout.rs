@@ -100,15 +100,23 @@ impl Relay {
 
     pub(super) fn tick(&mut self, actions: &mut Vec<Action>) {
         let (mut starved, mut moved) = (false, false);
+        let mut laggards = Vec::new();
         let first = self.turns.active.iter().copied().min_by_key(|id| (self.flow(*id).rank, id.0));
         let first_moved = first.is_some_and(|first| self.flow(first).moved);
         for index in 0..self.turns.active.len() {
             let id = self.turns.active[index];
             let is_short = self.is_short_of_slots(id);
+            let is_held_up = is_short && self.flow(id).freed < FREED_PER_TICK;
+            laggards.extend(self.find_laggard(id, is_held_up));
             let flow = self.flow_mut(id);
             flow.starved_ticks = if is_short { flow.starved_ticks + 1 } else { 0 };
             starved |= flow.starved_ticks >= STARVED_TICKS_MAX;
             moved |= std::mem::take(&mut flow.moved);
+        }
+        for laggard in laggards {
+            let flow = self.reader(laggard).flow;
+            self.take_off(laggard, actions);
+            self.release(flow, actions);
         }
         if starved {
             self.detach_slow(actions);
@@ -149,15 +157,19 @@ impl Relay {
             let reader_id = self.flow(id).readers[index];
             let reader = self.reader(reader_id);
             let passed = reader.position >= held.end() || !reader.covers(held.begin);
-            if reader.mode != Mode::Live || passed {
-                continue;
+            if reader.mode == Mode::Live && !passed {
+                self.take_off(reader_id, actions);
             }
-            if reader.operation == Operation::None {
-                self.detach(reader_id);
-                self.pump(reader_id, actions);
-            } else {
-                self.cancel_send(reader_id, actions);
-            }
+        }
+    }
+
+    /// Takes a reader off the edge, now or when its send has ended.
+    fn take_off(&mut self, id: ReaderId, actions: &mut Vec<Action>) {
+        if self.reader(id).operation == Operation::None {
+            self.detach(id);
+            self.pump(id, actions);
+        } else {
+            self.cancel_send(id, actions);
         }
     }
 

@@ -3,6 +3,7 @@
 use xylem_protocol::limits::UNIT_BYTES;
 use xylem_protocol::stripe::{piece_end, stripe_of};
 
+use super::laggard::Lag;
 use super::lane::{Lane, Way};
 use super::{Action, FlowId, ReaderId, Relay, put};
 use crate::ring::Slot;
@@ -63,6 +64,9 @@ pub(super) struct Flow {
     pub(super) moved: bool,
     /// Ticks in a row at which it stood in the queue for want of memory.
     pub(super) starved_ticks: u32,
+    /// Whether it goes at the pace of one reader: looked at once a tick, so not among what each
+    /// event needs.
+    pub(super) lag: Box<Lag>,
 }
 
 impl Flow {
@@ -87,6 +91,7 @@ impl Flow {
             freed: 0,
             moved: false,
             starved_ticks: 0,
+            lag: Box::default(),
         };
         flow.place(present, present);
         flow

@@ -18,6 +18,7 @@ mod audit;
 mod fanout;
 mod flow;
 mod invariants;
+mod laggard;
 mod lane;
 mod pool;
 mod reader;

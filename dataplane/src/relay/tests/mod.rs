@@ -3,5 +3,6 @@
 
 mod directed;
 mod faults;
+mod laggard;
 mod model;
 mod properties;
