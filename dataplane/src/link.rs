@@ -304,6 +304,8 @@ pub enum ToHot {
         source: Source,
         /// Where the second stripe comes from; `source` is for the first then.
         twin: Option<Box<Source>>,
+        /// Whether a [`ToHot::Split`] may follow before long.
+        splits: bool,
     },
     /// Each stripe is to have a source of its own: asked for by [`ToCold::Lost`] with
     /// [`Lost::Split`], one for each lane.

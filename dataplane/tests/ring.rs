@@ -99,7 +99,7 @@ fn fetch_without_file(node: &Node, origin: &Origin, data: &[u8]) -> std::net::Tc
     reader.write_all(request.as_bytes()).unwrap();
     node.hear_want();
     let source = origin.source("registry");
-    node.tell(ToHot::Fetch { digest, file: None, resume: None, source, twin: None });
+    node.tell(ToHot::Fetch { digest, file: None, resume: None, source, twin: None, splits: false });
     let mut first = vec![0; MIB];
     reader.peek(&mut first).unwrap();
     reader

@@ -26,7 +26,14 @@ fn stripe_of(node: &Node, digest: &xylem_protocol::Digest, stripe: u8) -> Source
 fn fetch_striped(node: &Node, data: &[u8], file: OwnedFd, [source, twin]: [Source; 2]) {
     let file = Some(FillFile { file, direct: false });
     let twin = Some(Box::new(twin));
-    node.tell(ToHot::Fetch { digest: digest_of(data), file, resume: None, source, twin });
+    node.tell(ToHot::Fetch {
+        digest: digest_of(data),
+        file,
+        resume: None,
+        source,
+        twin,
+        splits: false,
+    });
 }
 
 #[test]

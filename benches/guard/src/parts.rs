@@ -167,7 +167,14 @@ fn relayed(mut relay: Relay, striped: bool) -> u32 {
     let mut actions = Vec::with_capacity(256);
     let (mut count, mut sources, mut done, mut stored) = (0, 0, 0, false);
     let size = BLOB_BYTES;
-    events.push_back(Event::Fetch { flow, resume: 0, size: Some(size), striped, rank: 0 });
+    events.push_back(Event::Fetch {
+        flow,
+        resume: 0,
+        size: Some(size),
+        striped,
+        splits: false,
+        rank: 0,
+    });
     while let Some(event) = events.pop_front() {
         count += 1;
         relay.apply(event, &mut actions);

@@ -126,7 +126,8 @@ impl World {
         if !std::mem::replace(&mut here.placed, true) && here.is_fetching() {
             here.striped = here.has_two_parents(size);
             let striped = here.striped;
-            let fetch = Event::Fetch { flow: FLOW, resume: 0, size: None, striped, rank: 0 };
+            let fetch =
+                Event::Fetch { flow: FLOW, resume: 0, size: None, striped, splits: false, rank: 0 };
             self.ready.push_back((node, fetch));
         }
     }

@@ -38,7 +38,10 @@ impl World {
         let size = (resume > 0).then_some(self.plan.blobs[index]);
         let blob = &mut here.blobs[index];
         (blob.phase, blob.flow, blob.known) = (Phase::Fetching, Some(flow), resume > 0);
-        self.apply(node, Event::Fetch { flow, resume, size, striped: false, rank: 0 });
+        self.apply(
+            node,
+            Event::Fetch { flow, resume, size, striped: false, splits: false, rank: 0 },
+        );
     }
 
     /// The relay wants a source.

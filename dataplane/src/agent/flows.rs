@@ -192,17 +192,16 @@ impl Agent {
             flow.started = true;
             flow.size = resume.as_ref().map_or(0, |resume| resume.size);
             flow.headed = resume.is_some();
+            self.may_be_striped(&digest, flow)
         });
-        if known.is_none() {
-            return;
-        }
+        let Some(splits) = known else { return };
         let twin_name = twin.as_ref().map(|twin| twin.upstream());
         debug!(%digest, at, upstream = chosen.upstream(), twin = twin_name, "fetching");
         let key = |lane| LaneKey { digest, serial, lane };
         self.note_source(key(0), at);
         let (source, is_here) = (chosen.source.clone(), file.is_some());
         let second = twin.as_ref().map(|twin| Box::new(twin.source.clone()));
-        self.post.send(ToHot::Fetch { digest, file, resume, source, twin: second });
+        self.post.send(ToHot::Fetch { digest, file, resume, source, twin: second, splits });
         self.feed_if_cold(key(0), chosen);
         if let Some(twin) = twin {
             self.note_source(key(1), at);

@@ -41,8 +41,8 @@ impl Driver {
             ToHot::Present { digest, file, size, direct } => {
                 self.present(digest, file, size, direct);
             }
-            ToHot::Fetch { digest, file, resume, source, twin } => {
-                self.fetch(digest, file, resume, (source, twin.map(|twin| *twin)));
+            ToHot::Fetch { digest, file, resume, source, twin, splits } => {
+                self.fetch(digest, file, resume, (source, twin.map(|twin| *twin), splits));
             }
             ToHot::Split { digest, attempt } => self.split_flow(&digest, attempt),
             ToHot::File { digest, file } => self.file_came(&digest, file),
@@ -121,7 +121,7 @@ impl Driver {
         digest: Digest,
         file: Option<FillFile>,
         resume: Option<Resume>,
-        (source, twin): (Source, Option<Source>),
+        (source, twin, splits): (Source, Option<Source>, bool),
     ) {
         // No room: whoever asked was told by `find_or_want`; a pull asks again.
         let Some(index) = self.wanted_or_new(digest) else { return };
@@ -143,7 +143,8 @@ impl Driver {
         flow.size = size;
         self.begin_hash(index, bytes, hasher);
         let rank = digest.prefix();
-        self.happen(Event::Fetch { flow: FlowId(index), resume: bytes, size, striped, rank });
+        let flow = FlowId(index);
+        self.happen(Event::Fetch { flow, resume: bytes, size, striped, splits, rank });
         self.settle();
         if let Some(size) = size {
             self.wake_waiters(index, size);

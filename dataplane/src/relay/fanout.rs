@@ -121,6 +121,7 @@ impl Relay {
         if starved {
             self.detach_slow(actions);
         }
+        self.keep_room(actions);
         self.widen_if_quiet(first_moved, moved, actions);
         for flow in self.flows.iter_mut().flatten() {
             flow.freed = 0;

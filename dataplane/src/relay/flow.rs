@@ -5,6 +5,7 @@ use xylem_protocol::stripe::{piece_end, stripe_of};
 
 use super::laggard::Lag;
 use super::lane::{Lane, Way};
+use super::turns::KEPT_TICKS;
 use super::{Action, FlowId, ReaderId, Relay, put};
 use crate::ring::Slot;
 
@@ -31,6 +32,7 @@ pub(super) struct Fetching {
     pub(super) resume: u64,
     pub(super) size: Option<u64>,
     pub(super) striped: bool,
+    pub(super) splits: bool,
     pub(super) rank: u64,
 }
 
@@ -43,6 +45,8 @@ pub(super) struct Flow {
     pub(super) striped: bool,
     /// Whether it is to be striped once its receive has ended.
     pub(super) splitting: bool,
+    /// Ticks for which it still counts for two lanes, though it has one.
+    pub(super) kept_ticks: u32,
     pub(super) lanes: [Lane; 2],
     /// Bytes received, those that were in the file included.
     pub(super) received: u64,
@@ -71,13 +75,14 @@ pub(super) struct Flow {
 
 impl Flow {
     fn new(phase: Phase, begin: Fetching) -> Self {
-        let Fetching { resume: present, size, striped, rank } = begin;
+        let Fetching { resume: present, size, striped, splits, rank } = begin;
         let mut flow = Self {
             rank,
             phase,
             size,
             striped,
             splitting: false,
+            kept_ticks: if splits { KEPT_TICKS } else { 0 },
             lanes: [Lane::new(0), Lane::new(0)],
             received: present,
             stored: present,
@@ -115,6 +120,11 @@ impl Flow {
 
     pub(super) fn lanes_mut(&mut self) -> &mut [Lane] {
         &mut self.lanes[..if self.striped { 2 } else { 1 }]
+    }
+
+    /// How many lanes it takes room for: those that it has, or will have before long.
+    pub(super) fn lanes_to_come(&self) -> usize {
+        if self.splitting || self.kept_ticks > 0 { 2 } else { self.lanes().len() }
     }
 
     /// The numbers of its lanes.
@@ -193,7 +203,8 @@ impl Relay {
     }
 
     pub(super) fn serve(&mut self, id: FlowId, size: u64) {
-        let begin = Fetching { resume: size, size: Some(size), striped: false, rank: 0 };
+        let begin =
+            Fetching { resume: size, size: Some(size), striped: false, splits: false, rank: 0 };
         put(&mut self.flows, id.0, Flow::new(Phase::Stored, begin));
     }
 

@@ -56,6 +56,8 @@ pub enum Event {
         size: Option<u64>,
         /// Whether each stripe has a source of its own.
         striped: bool,
+        /// Whether it may become striped before long: there is to be memory for both lanes then.
+        splits: bool,
         /// Which of the flows that wait comes first when nothing moves: the lowest. To be the same
         /// at all nodes.
         rank: u64,
@@ -364,8 +366,8 @@ impl Relay {
     /// blob.
     pub fn apply(&mut self, event: Event, actions: &mut Vec<Action>) {
         match event {
-            Event::Fetch { flow, resume, size, striped, rank } => {
-                self.fetch(flow, Fetching { resume, size, striped, rank }, actions);
+            Event::Fetch { flow, resume, size, striped, splits, rank } => {
+                self.fetch(flow, Fetching { resume, size, striped, splits, rank }, actions);
             }
             Event::Split { flow } => self.split(flow, actions),
             Event::Serve { flow, size } => self.serve(flow, size),

@@ -9,6 +9,11 @@ use super::{Action, FlowId, Relay};
 /// wait for their places, and each blob more that is begun then keeps a slot for each of its lanes.
 const QUIET_TICKS_MAX: u32 = 8;
 
+/// Ticks, since it was asked for, for which a blob that may be split counts for two lanes. At the
+/// beginning of a burst a node stands alone in its trees for up to a quarter of a second; blobs
+/// that took their turns meanwhile, and are all split then, have more lanes than there is memory.
+pub(super) const KEPT_TICKS: u32 = 12;
+
 /// Who is fetched, and who waits.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
@@ -26,7 +31,7 @@ impl Relay {
     /// Gives turns to waiting flows.
     pub(super) fn activate(&mut self, actions: &mut Vec<Action>) {
         while let Some(&id) = self.turns.waiting.front() {
-            let lanes = |id: &FlowId| self.flow(*id).lanes().len();
+            let lanes = |id: &FlowId| self.flow(*id).lanes_to_come();
             let busy: usize = self.turns.active.iter().map(lanes).sum();
             let room = self.pool.active_max().saturating_sub(busy);
             if lanes(&id) > room && !self.turns.active.is_empty() {
@@ -54,6 +59,18 @@ impl Relay {
     /// Whether a flow waits for others: for its turn, or in it for memory.
     pub(super) fn somebody_waits(&self) -> bool {
         !self.turns.waiting.is_empty() || self.turns.active.iter().any(|&id| !self.goes_on(id))
+    }
+
+    /// Counts a tick of the time for which room is kept for second lanes.
+    pub(super) fn keep_room(&mut self, actions: &mut Vec<Action>) {
+        let mut is_over = false;
+        for flow in self.flows.iter_mut().flatten() {
+            is_over |= flow.kept_ticks == 1;
+            flow.kept_ticks = flow.kept_ticks.saturating_sub(1);
+        }
+        if is_over {
+            self.activate(actions);
+        }
     }
 
     /// One of the waiting flows has its turn.

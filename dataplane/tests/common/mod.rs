@@ -213,7 +213,7 @@ impl Node {
 
     pub(crate) fn fetch(&self, digest: Digest, file: OwnedFd, source: Source) {
         let file = Some(FillFile { file, direct: false });
-        self.tell(ToHot::Fetch { digest, file, resume: None, source, twin: None });
+        self.tell(ToHot::Fetch { digest, file, resume: None, source, twin: None, splits: false });
     }
 
     /// Asks for a blob; the answer is read on a thread of its own.

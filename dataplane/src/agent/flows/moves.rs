@@ -23,12 +23,20 @@ impl Agent {
     /// two parents. All nodes of a tree come to the same answer, but for one that stands alone at
     /// the top of both.
     pub(super) fn is_striped(&self, digest: &Digest, flow: &Flow) -> bool {
+        let is_between = |image: Digest| {
+            let [first, second] = [0, 1].map(|branch| self.parent_in(&image, branch));
+            first != second
+        };
+        self.may_be_striped(digest, flow) && flow.ask.image.is_some_and(is_between)
+    }
+
+    /// Whether it is worth it, and there are two trees: who stands alone in them may get company.
+    pub(super) fn may_be_striped(&self, digest: &Digest, flow: &Flow) -> bool {
         let Some(image) = flow.ask.image.filter(|_| !flow.registry_only) else { return false };
         let size = self.trees.size_of(digest).unwrap_or(flow.size);
         // Who asks for a stripe knows the size.
         let is_worth_it = size >= STRIPED_MIN || flow.ask.stripe.is_some();
-        let [first, second] = [0, 1].map(|branch| self.parent_in(&image, branch));
-        is_worth_it && self.trees.branches(&image).len() == 2 && first != second
+        is_worth_it && self.trees.branches(&image).len() == 2
     }
 
     fn parent_in(&self, image: &Digest, branch: u8) -> Arc<str> {

@@ -124,6 +124,29 @@ fn when_nothing_moves_the_first_of_those_who_wait_has_its_turn() {
     model.finish_run();
 }
 
+/// The first nodes of a burst stand alone in their trees: three blobs had their turn whole there,
+/// and one, striped, at those who came later. Each waited for what the other had not begun.
+#[test]
+fn a_blob_that_will_be_split_has_room_for_both_lanes_at_first() {
+    let (c, mut model) = (FlowId(2), Model::new(8));
+    model.splits = true;
+    for flow in [A, B, c] {
+        model.fetch(flow, 40 * SLOT, 0, 0);
+    }
+    model.run(|op| matches!(op, Op::Connect { .. }));
+    let turns = |model: &Model| {
+        let is_turn = |op: &&Op| matches!(op, Op::Connect { .. } | Op::Recv { .. });
+        model.ops.iter().filter(is_turn).count()
+    };
+    for tick in 0..12 {
+        assert_eq!(turns(&model), 1, "tick {tick}");
+        model.receive(A, 1);
+        model.apply(Event::Tick);
+    }
+    assert_eq!(turns(&model), 3, "nobody came");
+    model.finish_run();
+}
+
 /// Three blobs had their turn whole and were then striped: six lanes with a slot each, of which the
 /// three that were ahead waited for the three that were behind. The links stood still half of the
 /// time.

@@ -91,6 +91,8 @@ pub(super) struct Model {
     pub(super) ends: BTreeMap<ReaderId, End>,
     /// All actions since the last `take`.
     pub(super) log: Vec<Action>,
+    /// Whether blobs that come whole are expected to be split.
+    pub(super) splits: bool,
     actions: Vec<Action>,
 }
 
@@ -104,6 +106,7 @@ impl Model {
             stalled: BTreeMap::new(),
             ends: BTreeMap::new(),
             log: Vec::new(),
+            splits: false,
             actions: Vec::new(),
         }
     }
@@ -193,7 +196,7 @@ impl Model {
         let known = blob.known.then_some(size);
         self.blobs.insert(flow, blob);
         let rank = u64::from(flow.0);
-        self.apply(Event::Fetch { flow, resume, size: known, striped, rank });
+        self.apply(Event::Fetch { flow, resume, size: known, striped, splits: self.splits, rank });
     }
 
     pub(super) fn serve(&mut self, flow: FlowId, size: u64) {
