@@ -118,6 +118,18 @@ fn a_slow_uplink_holds_up_whoever_is_below() {
     assert!((6.0..6.1).contains(&registry.ratio), "uplinks are not used: {}", registry.ratio);
 }
 
+/// Any two of fifteen, and whoever stands above whom.
+#[test]
+fn slow_uplinks_are_found_whoever_has_them() {
+    let slow = Some(Slow { uplinks: 2, share: 0.1 });
+    let (size, rate) = (192 * MIB, RATE / 4);
+    let of = |seed| Run { size, rate, registry_rate: rate, slow, seed, ..burst(TWIN, 15) };
+    let runs: Vec<_> = (0..16).map(of).collect();
+    let ratios = run_all(&runs).into_iter().map(|outcome| Figures::of(&outcome).ratio_usual);
+    let worst = ratios.fold(0.0, f64::max);
+    assert!(worst < 1.35, "{worst}");
+}
+
 /// Also where several fail within a moment, and those who are asked next wait themselves.
 #[test]
 fn nobody_who_has_lost_a_parent_waits_for_one_who_waits() {

@@ -34,16 +34,12 @@ impl World {
             | Action::Read { .. } => self.work(node, action),
             Action::Stored { .. } => self.stored(node),
             Action::Send { reader, bytes, .. } => {
-                let now_ns = self.agenda.now_ns();
-                let answer = here.answer(reader);
-                answer.sending = Some((bytes, 0));
-                answer.tally.busy(now_ns);
+                here.answer(reader).sending = Some((bytes, 0));
                 self.push(node, reader);
             }
             Action::CancelSend { reader } => {
                 let answer = here.answer(reader);
                 if let Some((_, bytes)) = answer.sending.take() {
-                    answer.tally.bytes += u64::from(bytes);
                     self.ready.push_back((node, Event::Sent { reader, bytes }));
                 }
             }
@@ -56,8 +52,8 @@ impl World {
                 }
             }
             Action::Done { reader } | Action::Cut { reader, .. } => {
-                let mut answer = here.answers[usize::from(reader.0)].take().expect("an answer");
-                self.close_tally(node, answer.stream, &mut answer.tally);
+                let answer = here.answers[usize::from(reader.0)].take().expect("an answer");
+                self.close_sent(node, answer);
                 if matches!(action, Action::Cut { .. }) {
                     self.net.stop(answer.stream);
                 }
@@ -133,8 +129,6 @@ impl World {
         let accepted = accepted + u32::try_from(taken).expect("at most what was asked for");
         if accepted == asked {
             answer.sending = None;
-            answer.tally.bytes += u64::from(asked);
-            answer.tally.idle_from_ns = Some(self.agenda.now_ns());
             self.ready.push_back((node, Event::Sent { reader, bytes: asked }));
         } else {
             answer.sending = Some((asked, accepted));
@@ -167,7 +161,7 @@ impl World {
         let bytes = self.net.take(stream, u64::from(asked), &mut self.agenda);
         let Ok(bytes @ 1..) = u32::try_from(bytes) else { return };
         lane.receiving = None;
-        lane.tally.bytes += u64::from(bytes);
+        lane.came += u64::from(bytes);
         let gap_ns = lane.gap_from_ns.take().map(|from_ns| now_ns - from_ns);
         self.counts.gaps_ns.extend(gap_ns);
         here.times.first_byte.get_or_insert(now_ns);

@@ -5,34 +5,27 @@ use std::collections::BTreeMap;
 use xylem_protocol::pb;
 
 use super::control::name;
-use super::node::{Node, Source};
+use super::net::{Net, StreamId};
+use super::node::{Answer, Lane, Node, Source};
 use super::run::MS_NS;
 use super::world::{Item, World};
 
 /// As hop reports name it.
 const REGISTRY: &str = "registry";
 
-/// What one end of one stream has counted since it was last asked.
+/// What the sending end of a stream has counted since its start.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Tally {
-    pub(super) bytes: u64,
-    /// When it was last asked, or when the stream began, ns.
-    pub(super) from_ns: u64,
-    /// Since when the sender has nothing to send.
-    pub(super) idle_from_ns: Option<u64>,
-    /// For how long it had nothing to send, ns.
-    pub(super) idle_ns: u64,
-    /// For how long its window had been closed in all, when it was last asked, ns.
-    pub(super) closed_ns: u64,
+pub(super) struct Sent {
+    bytes: u64,
+    /// For how long bytes waited for the network, ns.
+    held_ns: u64,
 }
 
-/// What one end of a hop has counted, ns.
+/// What one end of a hop has counted; the receiving end does not know what was held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Hop {
     bytes: u64,
-    active_ns: u64,
-    sender_ns: u64,
-    receiver_ns: u64,
+    held_ns: u64,
 }
 
 /// A node's ends of its hops: what they have counted, and what was said last. By direction (whether
@@ -40,29 +33,17 @@ pub(super) struct Hop {
 #[derive(Debug, Default)]
 pub(super) struct Hops(BTreeMap<(bool, Option<u32>), (Hop, Hop)>);
 
-impl Tally {
-    /// The sender has something to send.
-    pub(super) fn busy(&mut self, now_ns: u64) {
-        self.idle_ns += self.idle_from_ns.take().map_or(0, |from_ns| now_ns - from_ns);
+impl Sent {
+    /// By now, as kernels count it: what has arrived, and for how long something had not though the
+    /// window was open.
+    fn now(net: &Net, stream: StreamId, now_ns: u64) -> Self {
+        let (busy_ns, closed_ns) = (net.busy_ns(stream, now_ns), net.closed_ns(stream, now_ns));
+        Self { bytes: net.carried(stream), held_ns: busy_ns.saturating_sub(closed_ns) }
     }
 
-    /// What it has counted by now, from a stream whose window was closed for so long in all.
-    fn take(&mut self, now_ns: u64, closed_ns: u64) -> Hop {
-        if self.idle_from_ns.is_some() {
-            self.busy(now_ns);
-            self.idle_from_ns = Some(now_ns);
-        }
-        let active_ns = now_ns - self.from_ns;
-        let sender_ns = self.idle_ns.min(active_ns);
-        let hop = Hop {
-            bytes: self.bytes,
-            active_ns,
-            sender_ns,
-            receiver_ns: (closed_ns - self.closed_ns).min(active_ns - sender_ns),
-        };
-        let idle_from_ns = self.idle_from_ns;
-        *self = Self { from_ns: now_ns, idle_from_ns, closed_ns, ..Self::default() };
-        hop
+    /// What has come to it since then.
+    fn since(self, then: Self) -> Hop {
+        Hop { bytes: self.bytes - then.bytes, held_ns: self.held_ns.saturating_sub(then.held_ns) }
     }
 }
 
@@ -70,9 +51,15 @@ impl Hops {
     fn add(&mut self, is_child: bool, peer: Option<u32>, more: Hop) {
         let (hop, _) = self.0.entry((is_child, peer)).or_default();
         hop.bytes += more.bytes;
-        hop.active_ns += more.active_ns;
-        hop.sender_ns += more.sender_ns;
-        hop.receiver_ns += more.receiver_ns;
+        hop.held_ns += more.held_ns;
+    }
+
+    /// Adds what has come by a lane.
+    fn add_came(&mut self, lane: &mut Lane) {
+        if let Some(source) = lane.source {
+            let hop = Hop { bytes: std::mem::take(&mut lane.came), ..Hop::default() };
+            self.add(true, peer(source), hop);
+        }
     }
 
     /// The reports that say something new.
@@ -88,7 +75,7 @@ impl Hops {
                 from_child: is_child,
                 relay_bytes: hop.bytes,
                 at_us,
-                held_us: (hop.active_ns - hop.sender_ns - hop.receiver_ns) / 1_000,
+                held_us: hop.held_ns / 1_000,
                 ..pb::HopReport::default()
             }
         });
@@ -98,20 +85,17 @@ impl Hops {
 
 impl World {
     /// A sending end is over.
-    pub(super) fn close_tally(&mut self, node: u32, stream: u32, tally: &mut Tally) {
-        let (now_ns, child) = (self.agenda.now_ns(), self.requests[stream as usize].node);
-        let hop = tally.take(now_ns, self.net.closed_ns(stream, now_ns));
+    pub(super) fn close_sent(&mut self, node: u32, answer: Answer) {
+        let Answer { stream, sent, .. } = answer;
+        let hop = Sent::now(&self.net, stream, self.agenda.now_ns()).since(sent);
+        let child = self.requests[stream as usize].node;
         self.nodes[node as usize].hops.add(false, Some(child), hop);
     }
 
     /// A receiving end is over.
     pub(super) fn close_lane(&mut self, node: u32, lane: u8) {
-        let now_ns = self.agenda.now_ns();
         let here = &mut self.nodes[node as usize];
-        let lane = &mut here.lanes[usize::from(lane)];
-        let Some(source) = lane.source else { return };
-        let hop = lane.tally.take(now_ns, 0);
-        here.hops.add(true, peer(source), hop);
+        here.hops.add_came(&mut here.lanes[usize::from(lane)]);
     }
 
     /// What a node has to say of its hops by now.
@@ -119,15 +103,12 @@ impl World {
         let now_ns = self.agenda.now_ns();
         let Node { answers, hops, lanes, .. } = &mut self.nodes[node as usize];
         for answer in answers.iter_mut().flatten() {
-            let closed_ns = self.net.closed_ns(answer.stream, now_ns);
+            let sent = Sent::now(&self.net, answer.stream, now_ns);
             let child = self.requests[answer.stream as usize].node;
-            hops.add(false, Some(child), answer.tally.take(now_ns, closed_ns));
+            hops.add(false, Some(child), sent.since(answer.sent));
+            answer.sent = sent;
         }
-        for lane in lanes {
-            if let Some(source) = lane.source {
-                hops.add(true, peer(source), lane.tally.take(now_ns, 0));
-            }
-        }
+        lanes.iter_mut().for_each(|lane| hops.add_came(lane));
         hops.news(node, now_ns / 1_000)
     }
 

@@ -279,7 +279,7 @@ impl Swarm {
     }
 
     fn arrived(&mut self, stream: StreamId, bytes: u32) {
-        self.net.land(stream, bytes);
+        self.net.land(stream, bytes, self.agenda.now_ns());
         let taken = self.net.take(stream, u64::MAX, &mut self.agenda);
         let now_ns = self.agenda.now_ns();
         let transfer = &mut self.transfers[stream as usize];

@@ -65,6 +65,11 @@ struct Stream {
     /// Since when the window is closed, and for how long it was before.
     closed_from_ns: Option<u64>,
     closed_ns: u64,
+    /// Since when there is something that has not arrived, and for how long there was before.
+    busy_from_ns: Option<u64>,
+    busy_ns: u64,
+    /// All that has arrived.
+    carried: u64,
     /// Sent and not arrived.
     flying: u64,
     /// Arrived and not taken.
@@ -122,6 +127,9 @@ impl Net {
             last_arrival_ns: 0,
             closed_from_ns: None,
             closed_ns: 0,
+            busy_from_ns: None,
+            busy_ns: 0,
+            carried: 0,
             flying: 0,
             arrived: 0,
         });
@@ -158,6 +166,17 @@ impl Net {
     pub(super) fn closed_ns(&self, id: StreamId, now_ns: u64) -> u64 {
         let stream = self.stream(id);
         stream.closed_ns + stream.closed_from_ns.map_or(0, |from_ns| now_ns - from_ns)
+    }
+
+    /// Bytes that a stream has carried.
+    pub(super) fn carried(&self, id: StreamId) -> u64 {
+        self.stream(id).carried
+    }
+
+    /// For how long something that was handed over has not arrived yet.
+    pub(super) fn busy_ns(&self, id: StreamId, now_ns: u64) -> u64 {
+        let stream = self.stream(id);
+        stream.busy_ns + stream.busy_from_ns.map_or(0, |from_ns| now_ns - from_ns)
     }
 
     /// A stream that has got room since its sender found none.
@@ -198,6 +217,7 @@ impl Net {
         let stream = self.stream_mut(id);
         if bytes > 0 && stream.sends {
             stream.buffered += bytes;
+            stream.busy_from_ns.get_or_insert(agenda.now_ns());
             self.queue(id, agenda);
         }
     }
@@ -235,9 +255,13 @@ impl Net {
     }
 
     /// A chunk is here; says whether somebody is there to take it.
-    pub(super) fn land(&mut self, id: StreamId, bytes: u32) -> bool {
+    pub(super) fn land(&mut self, id: StreamId, bytes: u32, now_ns: u64) -> bool {
         let stream = self.stream_mut(id);
         stream.flying -= u64::from(bytes);
+        stream.carried += u64::from(bytes);
+        if stream.flying + stream.buffered == 0 {
+            stream.busy_ns += stream.busy_from_ns.take().map_or(0, |from_ns| now_ns - from_ns);
+        }
         if stream.takes {
             stream.arrived += u64::from(bytes);
         }
@@ -338,7 +362,7 @@ mod tests {
             match wire {
                 Wire::Next(host) => net.next(host, agenda),
                 Wire::Arrived(id, bytes) => {
-                    if net.land(id, bytes) {
+                    if net.land(id, bytes, agenda.now_ns()) {
                         let taken = net.take(id, u64::MAX, agenda);
                         let end = &mut ends[id as usize];
                         *end = (agenda.now_ns(), end.1 + taken);
@@ -389,16 +413,21 @@ mod tests {
         while let Some(wire) = agenda.next() {
             match wire {
                 Wire::Next(host) => net.next(host, &mut agenda),
-                Wire::Arrived(id, bytes) => assert!(net.land(id, bytes)),
+                Wire::Arrived(id, bytes) => {
+                    assert!(net.land(id, bytes, agenda.now_ns()));
+                }
             }
             while net.next_roomy().is_some() {
                 net.hand(id, 10_000, &mut agenda);
             }
         }
         assert_eq!((net.arrived(id), net.sent(from)), (10_000, 10_000), "no more than a window");
+        let now_ns = agenda.now_ns();
+        assert_eq!((net.carried(id), net.busy_ns(id, now_ns)), (10_000, now_ns));
         assert_eq!(net.take(id, 4_000, &mut agenda), 4_000);
         assert_eq!(net.close(id), 6_000);
         assert_eq!(net.close(id), 0, "counted once");
-        assert!(!net.land(id, 1_000), "what came instead lands in vain");
+        net.supply(id, 1_000, &mut agenda);
+        assert!(!net.land(id, 1_000, now_ns), "what came instead lands in vain");
     }
 }

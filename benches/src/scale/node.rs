@@ -4,7 +4,7 @@
 use xylem_dataplane::relay::{Audit, ReaderId, Relay};
 use xylem_protocol::limits::STRIPED_MIN;
 
-use super::hops::{Hops, Tally};
+use super::hops::{Hops, Sent};
 use super::net::{StreamId, ns_of};
 use super::world::FLOW;
 
@@ -29,8 +29,8 @@ pub(super) struct Lane {
     pub(super) stream: Option<StreamId>,
     /// Whether the source has answered.
     pub(super) connected: bool,
-    /// What has come by it since control was last told.
-    pub(super) tally: Tally,
+    /// Bytes that have come by it since control was last told.
+    pub(super) came: u64,
     /// The receive in flight asks for so many bytes.
     pub(super) receiving: Option<u32>,
     /// When something last came.
@@ -49,8 +49,8 @@ pub(super) struct Answer {
     pub(super) sending: Option<(u32, u32)>,
     /// Whether it waits for room.
     pub(super) polling: bool,
-    /// What has gone by it since control was last told.
-    pub(super) tally: Tally,
+    /// What had gone by it when control was last told.
+    pub(super) sent: Sent,
 }
 
 /// Where a node stands.
@@ -200,9 +200,8 @@ impl Node {
     }
 
     /// Puts an answer into the lowest free place.
-    pub(super) fn take_reader(&mut self, stream: StreamId, now_ns: u64) -> ReaderId {
-        let tally = Tally { from_ns: now_ns, idle_from_ns: Some(now_ns), ..Tally::default() };
-        let answer = Answer { stream, sending: None, polling: false, tally };
+    pub(super) fn take_reader(&mut self, stream: StreamId) -> ReaderId {
+        let answer = Answer { stream, sending: None, polling: false, sent: Sent::default() };
         let free = self.answers.iter().position(Option::is_none);
         let index = free.unwrap_or_else(|| {
             self.answers.push(None);

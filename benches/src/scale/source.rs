@@ -9,7 +9,6 @@ use xylem_protocol::limits::{
 use xylem_protocol::stripe::{offset_in_stripe, place_in_blob, stripe_bytes};
 
 use super::control::Word;
-use super::hops::Tally;
 use super::net::{Host, StreamId};
 use super::node::{Lane, Phase, Source};
 use super::run::MS_NS;
@@ -56,7 +55,7 @@ impl World {
         lane.attempt += 1;
         self.counts.reparentings += u64::from(lane.attempt > 1);
         (lane.source, lane.since_ns, lane.connected) = (Some(source), now_ns, false);
-        lane.tally = Tally { from_ns: now_ns, ..Tally::default() };
+        lane.came = 0;
         let attempt = lane.attempt;
         let delay_ns = self.run.delay_ns;
         if let Source::Peer(peer) = source {
@@ -119,8 +118,7 @@ impl World {
             return;
         }
         self.agenda.after(self.run.delay_ns, Item::Answered(stream));
-        let now_ns = self.agenda.now_ns();
-        let reader = self.nodes[peer as usize].take_reader(stream, now_ns);
+        let reader = self.nodes[peer as usize].take_reader(stream);
         let Request { stripe, at: start, .. } = self.requests[stream as usize];
         let size = self.run.size;
         let end =

@@ -179,7 +179,7 @@ impl World {
         match item {
             Item::Wire(Wire::Next(host)) => self.net.next(host, &mut self.agenda),
             Item::Wire(Wire::Arrived(stream, bytes)) => {
-                if self.net.land(stream, bytes) {
+                if self.net.land(stream, bytes, self.agenda.now_ns()) {
                     self.arrived(stream);
                 } else {
                     let node = self.requests[stream as usize].node;
