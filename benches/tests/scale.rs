@@ -65,6 +65,27 @@ fn a_parent_that_ends_is_replaced_at_the_own_offset() {
     }
 }
 
+/// Who is left goes on at nearly full rate: children have told control who is silent, and go where
+/// it sends them.
+#[test]
+fn a_third_that_fails_at_once_is_soon_made_up_for() {
+    let failures = vec![Failure { at: 0.5, share: 1.0 / 3.0, end: End::Silent }];
+    for seed in [2, 4] {
+        // So slow that the others are not done before control knows.
+        let (size, rate, failures) = (96 * MIB, RATE / 8, failures.clone());
+        let figures = Figures::of(&run(Run {
+            size,
+            rate,
+            registry_rate: rate,
+            failures,
+            seed,
+            ..burst(TWIN, 31)
+        }));
+        assert!(figures.ratio < 1.8, "{seed}: {}", figures.ratio);
+        assert!(figures.duplicate_ratio < 0.01, "{seed}: {}", figures.duplicate_ratio);
+    }
+}
+
 /// Neither those who are in the middle of it nor the registry notice.
 #[test]
 fn who_comes_late_disturbs_nobody() {

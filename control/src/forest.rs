@@ -335,7 +335,10 @@ impl Forest {
         if !self.is_member(node, key) {
             return Err(ForestError::NotMember);
         }
+        let before = out.len();
         self.change(key, BTreeSet::new(), out, |planted, nodes| planted.leave(node, nodes))?;
+        // Who has lost a parent has gone to somebody who has children enough, and holds them up.
+        out[before..].iter_mut().for_each(|told| told.at_once = true);
         if self.len(key) == 0 {
             self.trees.remove(&key);
         }
