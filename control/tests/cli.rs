@@ -100,7 +100,10 @@ async fn blob(
         "manifests" => "application/vnd.oci.image.manifest.v1+json",
         _ => "application/octet-stream",
     };
-    let bytes = stand.lock().unwrap().blobs[&digest].clone();
+    // Also asked why a pull has failed: for want of a log-in, or not.
+    let Some(bytes) = stand.lock().unwrap().blobs.get(&digest).cloned() else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
     ([(header::CONTENT_TYPE, kind)], bytes).into_response()
 }
 
