@@ -28,6 +28,10 @@ use variant::{Variant, Workload};
 const NODES_MAX: u64 = HOSTS_MAX as u64 - 2;
 const SIZE: &str = "512MiB";
 const QUICK_SIZE: &str = "32MiB";
+/// Of each image, where there are many.
+const SIZE_OF_MANY: &str = "16MiB";
+/// A client for each on each node.
+const IMAGES_MAX: u64 = 64;
 const IMAGE: &str = "big";
 const QUICK_IMAGE: &str = "small";
 /// How long a node may take to reach control.
@@ -70,6 +74,10 @@ pub(crate) struct Args {
     /// What to bring
     #[arg(long, value_enum, default_value = "both")]
     what: What,
+    /// Bring so many images at once instead, each of one layer of `--size` [default: 16MiB]
+    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["what", "image"],
+          value_parser = clap::value_parser!(u64).range(1..=IMAGES_MAX))]
+    images: Option<u64>,
     /// Only variants whose names begin so, separated by commas
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
@@ -109,13 +117,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let (tools, versions) = install(&variants)?;
     let report = Report::open(&args.common)?;
     report.write_machine(&versions)?;
-    let workloads: &[Workload] = match args.what {
-        What::Blob => &[Workload::Blob],
-        What::Image => &[Workload::Image],
-        What::Both => &[Workload::Blob, Workload::Image],
+    let workloads = match (args.images, args.what) {
+        (Some(number), _) => vec![Workload::Images(number)],
+        (None, What::Blob) => vec![Workload::Blob],
+        (None, What::Image) => vec![Workload::Image],
+        (None, What::Both) => vec![Workload::Blob, Workload::Image],
     };
     let mut failed = Vec::new();
-    for &workload in workloads {
+    for workload in workloads {
         let variants: Vec<Variant> =
             variants.iter().copied().filter(|it| it.can(workload)).collect();
         if variants.is_empty() {
@@ -170,17 +179,25 @@ fn measure(
     variants: &[Variant],
 ) -> Result<Vec<Run>> {
     let quick = args.common.quick;
-    let size = args.size.map_or_else(|| parse_mib(if quick { QUICK_SIZE } else { SIZE }), Ok)?;
+    let size = match (workload, quick) {
+        (Workload::Images(_), _) => SIZE_OF_MANY,
+        (_, true) => QUICK_SIZE,
+        (_, false) => SIZE,
+    };
+    let size = args.size.map_or_else(|| parse_mib(size), Ok)?;
     let image = args.image.as_deref().unwrap_or(if quick { QUICK_IMAGE } else { IMAGE });
-    let layout = |disk: &Path| -> Result<PathBuf> {
-        match workload {
-            Workload::Image => image_layout(image),
-            Workload::Blob => {
-                let out = disk.join("layout");
-                blob::build(&out, size)?;
-                Ok(out)
-            }
-        }
+    let layout = |disk: &Path| -> Result<Vec<PathBuf>> {
+        let number = match workload {
+            Workload::Image => return Ok(vec![image_layout(image)?]),
+            Workload::Blob => 1,
+            Workload::Images(number) => number,
+        };
+        let build = |number| {
+            let out = disk.join(format!("layout-{number}"));
+            blob::build(&out, size, number)?;
+            Ok(out)
+        };
+        (0..number).map(build).collect()
     };
     let nodes = usize::try_from(args.nodes)?;
     let mut site = Site::new(tools, workload, &layout, nodes, &args.rate)?;
@@ -229,7 +246,7 @@ fn one(
     #[expect(clippy::cast_precision_loss, reason = "a time to milliseconds")]
     let limit_s = site.bytes() as f64 / goodput_bytes_s;
     let mut run = Run {
-        workload: site.workload.name().to_owned(),
+        workload: site.workload.name(),
         variant: variant.name(),
         nodes: site.nodes().len(),
         rate: args.rate.clone(),

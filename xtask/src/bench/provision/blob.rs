@@ -14,14 +14,14 @@ use crate::image::architecture;
 use crate::run;
 
 const CHUNK_BYTES: usize = 1 << 20;
-/// Where the data begins: the same size gives the same blob.
+/// Where the data begins: the same size and number give the same blob.
 const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Makes the layout, tag `latest`.
-pub(super) fn build(out: &Path, bytes: u64) -> Result<()> {
+/// Makes the layout, tag `latest`. Each number gives other data.
+pub(super) fn build(out: &Path, bytes: u64, number: u64) -> Result<()> {
     let blobs = out.join("blobs/sha256");
     fs::create_dir_all(&blobs).with_context(|| format!("cannot make {}", out.display()))?;
-    let layer = write_layer(&blobs, bytes)?;
+    let layer = write_layer(&blobs, bytes, SEED ^ number)?;
     let write = |bytes: &[u8]| -> Result<(String, u64)> {
         let hex = hex(&Sha256::digest(bytes));
         fs::write(blobs.join(&hex), bytes)?;
@@ -59,11 +59,11 @@ pub(super) fn build(out: &Path, bytes: u64) -> Result<()> {
 }
 
 /// Writes the data under its digest.
-fn write_layer(blobs: &Path, bytes: u64) -> Result<String> {
+fn write_layer(blobs: &Path, bytes: u64, seed: u64) -> Result<String> {
     let partial = blobs.join("partial");
     let mut file = BufWriter::with_capacity(CHUNK_BYTES, File::create(&partial)?);
     let mut hash = Sha256::new();
-    let mut state = SEED;
+    let mut state = seed;
     let mut left = bytes;
     let mut chunk = vec![0; CHUNK_BYTES];
     while left > 0 {
@@ -98,8 +98,12 @@ mod tests {
     #[test]
     fn the_blob_has_its_size_and_its_digest() {
         let out = std::env::temp_dir().join(format!("xylem-blob-{}", std::process::id()));
-        build(&out, (1 << 20) + 3).unwrap();
+        build(&out, (1 << 20) + 3, 1).unwrap();
+        let other = Image::read(&out).unwrap().largest().0.to_owned();
+        fs::remove_dir_all(&out).unwrap();
+        build(&out, (1 << 20) + 3, 0).unwrap();
         let image = Image::read(&out).unwrap();
+        assert_ne!(image.largest().0, other, "another number");
         assert_eq!(image.largest().1, (1 << 20) + 3);
         image.check(&out).unwrap();
         fs::remove_dir_all(&out).unwrap();

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use super::variant::Workload;
 use crate::build::Binaries;
 use crate::cluster::image::{Image, hash};
-use crate::cluster::{self, Cluster, Origin};
+use crate::cluster::{self, Cluster, Origin, REGISTRY, REGISTRY_PORT, TAG};
 use crate::lab::measure;
 use crate::run;
 
@@ -37,28 +37,39 @@ pub(super) struct Site {
     pub(super) tools: Tools,
     /// What is brought.
     pub(super) workload: Workload,
-    /// As the registry describes it.
-    pub(super) image: Image,
+    /// The images by their repositories, as the registry describes them; one, where not many are
+    /// brought.
+    pub(super) images: Vec<(String, Image)>,
     layout: PathBuf,
 }
 
 impl Site {
-    /// Makes the lab and fills the registry from a layout.
+    /// Makes the lab and fills the registry from layouts.
     pub(super) fn new(
         tools: &Tools,
         workload: Workload,
-        layout: &dyn Fn(&Path) -> Result<PathBuf>,
+        layouts: &dyn Fn(&Path) -> Result<Vec<PathBuf>>,
         nodes: usize,
         rate: &str,
     ) -> Result<Self> {
         let origin = Origin::DockerRegistry;
         let mut cluster = Cluster::new(&tools.programs, nodes, Some(rate), origin)?;
-        let layout = layout(cluster.lab.disk())?;
-        cluster.layout.clone_from(&layout);
+        let layouts = layouts(cluster.lab.disk())?;
         cluster.start_registry()?;
-        cluster.push()?;
-        let image = cluster.image()?;
-        Ok(Self { cluster, tools: tools.clone(), workload, image, layout })
+        let mut images = Vec::new();
+        for (number, layout) in layouts.iter().enumerate() {
+            let repository = match number {
+                0 => cluster::REPOSITORY.to_owned(),
+                number => format!("{}-{number}", cluster::REPOSITORY),
+            };
+            let (from, to) = (format!("oci:{}", layout.display()), format!("{repository}:{TAG}"));
+            cluster.push_as(&from, &to, &["--preserve-digests"])?;
+            let registry = cluster.lab.host(REGISTRY)?.at(REGISTRY_PORT);
+            let image = cluster.lab.within(REGISTRY, || Image::ask(registry, &repository, TAG))?;
+            images.push((repository, image));
+        }
+        let layout = layouts.into_iter().next().context("no image")?;
+        Ok(Self { cluster, tools: tools.clone(), workload, images, layout })
     }
 
     /// Names of the nodes.
@@ -66,17 +77,31 @@ impl Site {
         self.cluster.nodes().to_vec()
     }
 
+    /// What to pull: registry, name and tag of each image.
+    pub(super) fn references(&self) -> Result<Vec<String>> {
+        let registry = self.at(REGISTRY, REGISTRY_PORT)?;
+        let reference = |repository: &String| format!("{registry}/{repository}:{TAG}");
+        Ok(self.images.iter().map(|(repository, _)| reference(repository)).collect())
+    }
+
+    /// The image where there is one.
+    pub(super) fn image(&self) -> &Image {
+        &self.images[0].1
+    }
+
     /// Bytes that have to reach every node.
     pub(super) fn bytes(&self) -> u64 {
         match self.workload {
-            Workload::Blob => self.image.largest().1,
-            Workload::Image => self.image.bytes(),
+            Workload::Blob => self.image().largest().1,
+            Workload::Image | Workload::Images(_) => {
+                self.images.iter().map(|(_, image)| image.bytes()).sum()
+            }
         }
     }
 
     /// The digest of the blob, and the path by which the registry and its caches have it.
     pub(super) fn blob(&self) -> (String, String) {
-        let digest = self.image.largest().0;
+        let digest = self.image().largest().0;
         let hex = digest.strip_prefix("sha256:").unwrap_or(digest).to_owned();
         (hex, format!("/v2/{}/blobs/{digest}", cluster::REPOSITORY))
     }
@@ -96,7 +121,7 @@ impl Site {
         for name in self.cluster.nodes() {
             fs::create_dir_all(self.scratch(name)).context("cannot make a node's directory")?;
         }
-        fs::create_dir_all(self.scratch(cluster::REGISTRY))?;
+        fs::create_dir_all(self.scratch(REGISTRY))?;
         Ok(())
     }
 
@@ -117,7 +142,7 @@ impl Site {
 
     /// What one flow gets on the idle link, in bytes per second.
     pub(super) fn goodput(&self) -> Result<f64> {
-        measure::goodput(&self.cluster.lab, cluster::REGISTRY, &self.nodes()[0])
+        measure::goodput(&self.cluster.lab, REGISTRY, &self.nodes()[0])
     }
 
     /// Ends every process but the registry, and removes what nodes have stored.

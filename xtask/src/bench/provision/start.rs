@@ -32,7 +32,11 @@ pub(super) fn prepare(site: &mut Site, variant: Variant) -> Result<(Race, Until)
     site.make_scratch()?;
     let mut race = Race::new()?;
     let until = match variant {
-        Variant::Ours { shape, verified } => ours(site, &mut race, shape, verified)?,
+        Variant::Ours { shape, verified, memory_mib } => {
+            site.cluster.shape = Some(shape.to_owned());
+            site.cluster.memory = memory_mib.map(|mib| format!("{mib}MiB"));
+            ours(site, &mut race, verified)?
+        }
         Variant::Forward { unit_bytes } => forward(site, &mut race, unit_bytes)?,
         Variant::Registry => from_servers(site, &mut race, REGISTRY_PORT, Some(REGISTRY), FILE)?,
         Variant::RegistryCache => {
@@ -53,9 +57,11 @@ pub(super) fn prepare(site: &mut Site, variant: Variant) -> Result<(Race, Until)
 /// Fails unless every node has the data, all of it and right. Servers still run.
 pub(super) fn verify(site: &Site, variant: Variant) -> Result<()> {
     match (variant, site.workload) {
-        (Variant::Ours { .. }, _) => site.on_all(|node| site.cluster.verify(node, &site.image)),
-        (_, Workload::Image) => site.on_all(|node| {
-            let checked = site.image.check(&site.scratch(node).join(COPY));
+        (Variant::Ours { .. }, _) => site.on_all(|node| {
+            site.images.iter().try_for_each(|(_, image)| site.cluster.verify(node, image))
+        }),
+        (_, Workload::Image | Workload::Images(_)) => site.on_all(|node| {
+            let checked = site.image().check(&site.scratch(node).join(COPY));
             checked.with_context(|| format!("what skopeo has stored on {node}"))
         }),
         (Variant::Nginx { .. }, Workload::Blob) => verify_caches(site),
@@ -64,8 +70,7 @@ pub(super) fn verify(site: &Site, variant: Variant) -> Result<()> {
     }
 }
 
-fn ours(site: &mut Site, race: &mut Race, shape: &str, verified: bool) -> Result<Until> {
-    site.cluster.shape = Some(shape.to_owned());
+fn ours(site: &mut Site, race: &mut Race, verified: bool) -> Result<Until> {
     site.cluster.start_control()?;
     let more: &[&str] = if verified { &[] } else { &["--verify", "none"] };
     for node in site.nodes() {
@@ -76,10 +81,11 @@ fn ours(site: &mut Site, race: &mut Race, shape: &str, verified: bool) -> Result
             status["control"]["connected"] == true
         })?;
         let url = format!("http://{}", site.at(&node, NODE_PORT)?);
-        let reference = site.cluster.reference()?;
-        let mut pull = race.gated(&site.tools.programs.xylem.to_string_lossy())?;
-        pull.args(["--node-url", &url, "pull", &reference, "--json"]);
-        race.enter(&mut site.cluster.lab, &node, pull, true)?;
+        for reference in site.references()? {
+            let mut pull = race.gated(&site.tools.programs.xylem.to_string_lossy())?;
+            pull.args(["--node-url", &url, "pull", &reference, "--json"]);
+            race.enter(&mut site.cluster.lab, &node, pull, true)?;
+        }
     }
     Ok(Until::Exit)
 }
@@ -126,7 +132,7 @@ fn from_servers(
                 curl.arg(scratch.join(file)).arg(format!("http://{server}{}", site.blob().1));
                 curl
             }
-            Workload::Image => {
+            Workload::Image | Workload::Images(_) => {
                 let (name, tag) = (cluster::REPOSITORY, cluster::TAG);
                 let mut skopeo = race.gated("skopeo")?;
                 skopeo.args(["--insecure-policy", "copy", "--quiet", "--src-tls-verify=false"]);

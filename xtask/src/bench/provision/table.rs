@@ -105,7 +105,9 @@ runs. `CPU!`: the processors were 90 % busy or more, and the figure is theirs.
 
 /// What the names mean.
 const NAMES: &str = "
-`twin`, `ft`: ours, hashed before it counts; `-unhashed`: with `--verify none`. `forward-*`: models,
+`twin`, `ft`: ours, hashed before it counts; `-unhashed`: with `--verify none`; `-32m`: with 32 MiB
+for slots instead of 8. `images-20`: so many images at once, each with trees of its own, S the sum
+of them; p50 and p99 are over all pulls. `forward-*`: models,
 not products: whole units of that size (`whole`: half of the blob) over twin trees, never hashed.
 `registry`: every node asks `docker-registry`; `registry-cache`: the same as pull-through caches in
 a binary tree; `nginx-*`: `proxy_cache` in a binary tree, locked, whole or in slices of 1 MiB; the

@@ -7,14 +7,17 @@ pub(super) enum Workload {
     Blob,
     /// An image of several layers.
     Image,
+    /// So many images of one layer of random data, each with trees of its own.
+    Images(u64),
 }
 
 impl Workload {
     /// Its name in tables and JSON.
-    pub(super) fn name(self) -> &'static str {
+    pub(super) fn name(self) -> String {
         match self {
-            Self::Blob => "blob",
-            Self::Image => "image",
+            Self::Blob => "blob".to_owned(),
+            Self::Image => "image".to_owned(),
+            Self::Images(number) => format!("images-{number}"),
         }
     }
 }
@@ -22,8 +25,8 @@ impl Workload {
 /// One way to bring data to all nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Variant {
-    /// Ours in that shape.
-    Ours { shape: &'static str, verified: bool },
+    /// Ours in that shape, with so much memory for slots where it is not the default.
+    Ours { shape: &'static str, verified: bool, memory_mib: Option<u32> },
     /// A model of ours that passes on nothing but whole units; none is a whole half of the blob.
     Forward { unit_bytes: Option<u64> },
     /// Every node asks the registry.
@@ -38,14 +41,17 @@ pub(super) enum Variant {
     Mbuffer { tree: bool },
 }
 
-const TWIN: Variant = Variant::Ours { shape: "twin", verified: true };
+const fn ours(shape: &'static str, verified: bool, memory_mib: Option<u32>) -> Variant {
+    Variant::Ours { shape, verified, memory_mib }
+}
 
 /// All, in the order in which they are run.
-pub(super) const ALL: [Variant; 15] = [
-    TWIN,
-    Variant::Ours { shape: "ft", verified: true },
-    Variant::Ours { shape: "twin", verified: false },
-    Variant::Ours { shape: "ft", verified: false },
+pub(super) const ALL: [Variant; 16] = [
+    ours("twin", true, None),
+    ours("twin", true, Some(32)),
+    ours("ft", true, None),
+    ours("twin", false, None),
+    ours("ft", false, None),
     Variant::Forward { unit_bytes: Some(512 << 10) },
     Variant::Forward { unit_bytes: Some(4 << 20) },
     Variant::Forward { unit_bytes: None },
@@ -63,8 +69,11 @@ impl Variant {
     /// Its name on the command line, in tables and JSON.
     pub(super) fn name(self) -> String {
         match self {
-            Self::Ours { shape, verified: true } => shape.to_owned(),
-            Self::Ours { shape, verified: false } => format!("{shape}-unhashed"),
+            Self::Ours { shape, verified, memory_mib } => {
+                let unhashed = if verified { "" } else { "-unhashed" };
+                let memory = memory_mib.map_or_else(String::new, |mib| format!("-{mib}m"));
+                format!("{shape}{unhashed}{memory}")
+            }
             Self::Forward { unit_bytes: Some(bytes) } => format!("forward-{}", spell(bytes)),
             Self::Forward { unit_bytes: None } => "forward-whole".to_owned(),
             Self::Registry => "registry".to_owned(),
@@ -79,9 +88,13 @@ impl Variant {
 
     /// Whether it can bring that.
     pub(super) fn can(self, workload: Workload) -> bool {
-        match self {
-            Self::Ours { .. } | Self::Registry | Self::RegistryCache | Self::Nginx { .. } => true,
-            Self::Forward { .. } | Self::Torrent { .. } | Self::Mbuffer { .. } => {
+        match (self, workload) {
+            // How much memory there is decides where many want some.
+            (Self::Ours { verified, .. }, Workload::Images(_)) => verified,
+            (_, Workload::Images(_)) => false,
+            (Self::Ours { memory_mib, .. }, _) => memory_mib.is_none(),
+            (Self::Registry | Self::RegistryCache | Self::Nginx { .. }, _) => true,
+            (Self::Forward { .. } | Self::Torrent { .. } | Self::Mbuffer { .. }, _) => {
                 workload == Workload::Blob
             }
         }
@@ -130,5 +143,8 @@ mod tests {
         assert_eq!(choose(&["nginx".into()]).len(), 2);
         assert_eq!(choose(&["mbuffer-tree".into(), "ft".into()]).len(), 3);
         assert!(choose(&["squid".into()]).is_empty());
+        let many = ALL.into_iter().filter(|variant| variant.can(Workload::Images(20)));
+        let names: Vec<String> = many.map(Variant::name).collect();
+        assert_eq!(names, ["twin", "twin-32m", "ft"]);
     }
 }
