@@ -162,12 +162,14 @@ mod tests {
 
     #[test]
     fn a_busy_process_uses_cpu_time_and_the_machine_too() {
-        let machine = machine_cpu_s().unwrap();
+        // Other tests of this process have used some before.
+        let own = || process_cpu_s(std::process::id()).unwrap();
+        let before = (own(), machine_cpu_s().unwrap());
         run::wait_for("50 ms of CPU time", PATIENCE, || {
             (0..1_000_000_u64).map(std::hint::black_box).sum::<u64>();
-            Ok((process_cpu_s(std::process::id())? > 0.05).then_some(()))
+            let moved = own() - before.0 > 0.05 && machine_cpu_s()? > before.1;
+            Ok(moved.then_some(()))
         })
         .unwrap();
-        assert!(machine_cpu_s().unwrap() > machine);
     }
 }
