@@ -11,9 +11,9 @@
 //! A node is *suspected* when all its hops are *held*, by the network and nearly all of the time,
 //! when it sends less than a third of what the better quarter of its fellows have sent at their
 //! best, and has not lately sent half as much either. Acknowledgements come late from a child whose
-//! own uplink is slow, so hops to suspected nodes say nothing. Children bear witness, for their
-//! downlinks could be at fault: two of them, or one that receives well from somebody else; or one
-//! alone, but that only once.
+//! own uplink is slow, so hops to suspected nodes say nothing; nor do those to nodes that others
+//! fill, with many images at once. Children bear witness, for their downlinks could be at fault:
+//! two of them, or one that receives well from somebody else; or one alone, but that only once.
 //!
 //! Of an uplink that was fast its own best says so for a while. What tells is who is held *now*. If
 //! few of the fellows *crawl*, send little though they have something to send, the others are done
@@ -249,11 +249,6 @@ impl Watch {
         let Some(latest) = seen.latest.as_ref().filter(|latest| latest.at_ms == now_ms) else {
             return Suspicion::Unclear;
         };
-        let tells = |&&(child, _): &&(NodeId, bool)| !self.is_in_doubt(child, now_ms);
-        let hops: Vec<_> = latest.hops.iter().filter(tells).collect();
-        if hops.is_empty() {
-            return Suspicion::Unclear;
-        }
         let best = match field.slow_fellows + field.crawl <= field.few() {
             true => seen.lately.get(now_ms),
             false => seen.rates.get(now_ms),
@@ -263,6 +258,14 @@ impl Watch {
         };
         let by_intake = !is_low(field.usual);
         let usual = if by_intake { seen.intake.get(now_ms) } else { field.usual };
+        let tells = |&&(child, _): &&(NodeId, bool)| {
+            let is_full = |child: &Seen| child.is_full(usual, now_ms);
+            !self.is_in_doubt(child, now_ms) && !self.nodes.get(&child).is_some_and(is_full)
+        };
+        let hops: Vec<_> = latest.hops.iter().filter(tells).collect();
+        if hops.is_empty() {
+            return Suspicion::Unclear;
+        }
         if !is_low(usual) || !hops.iter().all(|(_, is_held)| *is_held) {
             return Suspicion::None;
         }
@@ -410,6 +413,15 @@ impl Seen {
 
     fn is_marked(&self, now_ms: u64) -> bool {
         self.mark.is_some_and(|mark| mark.until_ms > now_ms)
+    }
+
+    /// Whether it receives nearly as much in all as the best send: who sends to it has to wait for
+    /// its downlink.
+    fn is_full(&self, usual: u64, now_ms: u64) -> bool {
+        let is_fresh = |track: &&Track| track.seen_ms.is_some_and(|at| now_ms <= at + HOP_FRESH_MS);
+        let rates = self.takes.values().filter(is_fresh).map(|track| track.rate);
+        let taken = rates.fold(0_u64, u64::saturating_add);
+        taken.saturating_mul(4) >= usual.saturating_mul(3)
     }
 
     /// Whether it receives from somebody else at such a rate as others send.

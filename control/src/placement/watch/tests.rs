@@ -219,6 +219,27 @@ fn what_is_getting_under_way_is_waited_for() {
 }
 
 /// A child with a slow downlink: whoever sends to it looks slow.
+/// With many images a node may be inner in few of those that flow, and its children's downlinks are
+/// full of others' bytes: it had to wait for them, was taken for slow, and lost all its children.
+#[test]
+fn who_sends_to_nodes_that_others_fill_is_not_slow() {
+    for (share, expected) in [(1, vec![]), (3, vec![2])] {
+        let mut site = Site::of(7);
+        let from_others = FULL / share;
+        let hops: Vec<Hop> = (4..=5)
+            .flat_map(|child| {
+                [
+                    (2, child, FULL / 30, By::Network),
+                    (child + 2, child, from_others, By::Network),
+                    (child + 2, 1, FULL - from_others, By::Network),
+                ]
+            })
+            .collect();
+        let found: Vec<u32> = (0..40).flat_map(|_| site.pass(&hops)).collect();
+        assert_eq!(found, expected, "of {share}");
+    }
+}
+
 #[test]
 fn a_slow_downlink_blames_one_parent_at_most() {
     let mut site = Site::of(9);
