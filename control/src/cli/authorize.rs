@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use reqwest::StatusCode;
 use serde::Deserialize;
+use xylem_protocol::challenge::Challenge;
 use xylem_protocol::names::Reference;
 
 use super::client::{Client, ClientError, Peer};
@@ -39,9 +40,9 @@ pub(super) enum AuthorizeError {
 
 /// What a registry wants.
 #[derive(Debug, PartialEq, Eq)]
-enum Challenge {
+enum Asked {
     Basic,
-    Bearer { realm: String, service: Option<String>, scope: Option<String> },
+    Bearer(Challenge),
     Other(String),
 }
 
@@ -80,13 +81,13 @@ impl Door<'_> {
         let Some(challenge) = self.challenge(None).await? else { return Ok(None) };
         let basic = credentials.basic();
         Ok(Some(match challenge {
-            Challenge::Basic => Authorization { header: basic, renew_after: None },
-            Challenge::Bearer { realm, service, scope } => {
+            Asked::Basic => Authorization { header: basic, renew_after: None },
+            Asked::Bearer(Challenge { realm, service, scope }) => {
                 let pull = || format!("repository:{}:pull", self.image.repository);
                 let scope = scope.unwrap_or_else(pull);
                 self.token(&realm, service.as_deref(), &scope, &basic).await?
             }
-            Challenge::Other(asked) => {
+            Asked::Other(asked) => {
                 let registry = self.image.registry.clone();
                 return Err(AuthorizeError::Scheme { registry, asked }.into());
             }
@@ -121,7 +122,7 @@ impl Door<'_> {
 
     /// What the registry asks for where it is asked for the image with this; `None`: for nothing
     /// more.
-    async fn challenge(self, header: Option<&str>) -> Result<Option<Challenge>, ClientError> {
+    async fn challenge(self, header: Option<&str>) -> Result<Option<Asked>, ClientError> {
         let Reference { registry, repository, target } = self.image;
         let path = format!("/v2/{repository}/manifests/{target}?ns={registry}");
         let answer = self.client.head(self.node, &path, header).await?;
@@ -130,12 +131,12 @@ impl Door<'_> {
         }
         let asked = answer.headers().get_all("www-authenticate").iter();
         let asked = asked.filter_map(|line| line.to_str().ok()).map(parse);
-        let rank = |challenge: &Challenge| match challenge {
-            Challenge::Bearer { .. } => 0,
-            Challenge::Basic => 1,
-            Challenge::Other(_) => 2,
+        let rank = |challenge: &Asked| match challenge {
+            Asked::Bearer(_) => 0,
+            Asked::Basic => 1,
+            Asked::Other(_) => 2,
         };
-        Ok(asked.min_by_key(rank).or(Some(Challenge::Other("nothing by name".to_owned()))))
+        Ok(asked.min_by_key(rank).or(Some(Asked::Other("nothing by name".to_owned()))))
     }
 
     async fn token(
@@ -170,32 +171,13 @@ fn authorization(answer: TokenAnswer) -> Option<Authorization> {
 }
 
 /// Reads one `WWW-Authenticate` line.
-fn parse(line: &str) -> Challenge {
-    let (scheme, mut rest) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
-    let other = || Challenge::Other(scheme.chars().take(32).collect());
+fn parse(line: &str) -> Asked {
+    let scheme = line.split_whitespace().next().unwrap_or_default();
     if scheme.eq_ignore_ascii_case("basic") {
-        return Challenge::Basic;
+        return Asked::Basic;
     }
-    let (mut realm, mut service, mut scope) = (None, None, None);
-    while let Some((key, after)) = rest.split_once('=') {
-        let (value, next) = match after.strip_prefix('"') {
-            Some(quoted) => quoted.split_once('"').unwrap_or((quoted, "")),
-            None => after.split_once(',').unwrap_or((after, "")),
-        };
-        match key.trim().to_ascii_lowercase().as_str() {
-            "realm" => realm = Some(value.to_owned()),
-            "service" => service = Some(value.to_owned()),
-            "scope" => scope = Some(value.to_owned()),
-            _ => {}
-        }
-        rest = next.trim_start_matches([',', ' ']);
-    }
-    match realm {
-        Some(realm) if scheme.eq_ignore_ascii_case("bearer") => {
-            Challenge::Bearer { realm, service, scope }
-        }
-        _ => other(),
-    }
+    let other = || Asked::Other(scheme.chars().take(32).collect());
+    Challenge::parse(line).map_or_else(other, Asked::Bearer)
 }
 
 #[cfg(test)]
@@ -204,13 +186,13 @@ mod tests {
 
     #[test]
     fn challenges() {
-        assert_eq!(parse("basic realm=\"x\""), Challenge::Basic);
+        assert_eq!(parse("basic realm=\"x\""), Asked::Basic);
         let line = r#"Bearer realm="https://a/t?x=1,2",service="r",scope="repository:a/b:pull""#;
         let (realm, service) = ("https://a/t?x=1,2".to_owned(), Some("r".to_owned()));
         let scope = Some("repository:a/b:pull".to_owned());
-        assert_eq!(parse(line), Challenge::Bearer { realm, service, scope });
+        assert_eq!(parse(line), Asked::Bearer(Challenge { realm, service, scope }));
         for other in ["", "Bearer", "Digest realm=\"x\""] {
-            assert!(matches!(parse(other), Challenge::Other(_)), "{other}");
+            assert!(matches!(parse(other), Asked::Other(_)), "{other}");
         }
     }
 

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod challenge;
 pub mod digest;
 pub mod http;
 pub mod limits;

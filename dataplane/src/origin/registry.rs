@@ -13,10 +13,11 @@ use reqwest::{Client, Method, Response, StatusCode, Url};
 use sha2::{Digest as _, Sha256};
 use tracing::debug;
 use xylem_protocol::Digest;
+use xylem_protocol::challenge::Challenge;
 use xylem_protocol::limits::{MANIFEST_MAX, REDIRECTS_MAX, SMALL_ANSWER_MAX, TOKENS_MAX};
 use xylem_protocol::names::Target;
 
-use super::token::{Challenge, Token};
+use super::token::Token;
 use super::{
     ACCEPT_ALL, Credentials, Manifest, OriginError, Relayed, Resolved, media_type_of, tls,
 };

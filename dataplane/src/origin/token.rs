@@ -5,39 +5,6 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-/// What a `WWW-Authenticate` line asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Challenge {
-    pub(super) realm: String,
-    pub(super) service: Option<String>,
-    pub(super) scope: Option<String>,
-}
-
-impl Challenge {
-    /// Reads `Bearer realm="…",service="…",scope="…"`; `None` for other schemes.
-    pub(super) fn parse(header: &str) -> Option<Self> {
-        let (scheme, mut rest) = header.trim().split_once(' ')?;
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return None;
-        }
-        let (mut realm, mut service, mut scope) = (None, None, None);
-        while let Some((key, after)) = rest.split_once('=') {
-            let (value, next) = match after.strip_prefix('"') {
-                Some(quoted) => quoted.split_once('"')?,
-                None => after.split_once(',').unwrap_or((after, "")),
-            };
-            match key.trim().to_ascii_lowercase().as_str() {
-                "realm" => realm = Some(value.to_owned()),
-                "service" => service = Some(value.to_owned()),
-                "scope" => scope = Some(value.to_owned()),
-                _ => {}
-            }
-            rest = next.trim_start_matches([',', ' ']);
-        }
-        Some(Self { realm: realm?, service, scope })
-    }
-}
-
 /// The token service's answer.
 #[derive(Deserialize)]
 pub(super) struct TokenAnswer {
@@ -79,21 +46,6 @@ impl Token {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn challenges() {
-        let header = r#"Bearer realm="https://a/t?x=1,2",service="r.example","#;
-        let header = format!(r#"{header}scope="repository:a/b:pull,push""#);
-        let challenge = Challenge::parse(&header).unwrap();
-        assert_eq!(challenge.realm, "https://a/t?x=1,2");
-        assert_eq!(challenge.service.as_deref(), Some("r.example"));
-        assert_eq!(challenge.scope.as_deref(), Some("repository:a/b:pull,push"));
-        assert_eq!(Challenge::parse("bearer realm=x, error=y").unwrap().realm, "x");
-        for other in ["", "Bearer", "Basic realm=\"x\"", "Bearer service=\"x\"", "Bearer realm=\"x"]
-        {
-            assert_eq!(Challenge::parse(other), None, "{other}");
-        }
-    }
 
     #[test]
     fn tokens() {
