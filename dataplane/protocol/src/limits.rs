@@ -159,7 +159,8 @@ pub const REPAIR_MS: u64 = 100;
 /// source.
 pub const ALIVE_MS: u64 = 350;
 
-/// A peer that is alive and whose body should flow is left after so much silence all the same, ms.
+/// A peer that is alive and whose body should flow is left after so much silence all the same, ms;
+/// while other blobs come, after [`PEER_ANSWER_MS`]: its turn may come later there.
 pub const STALL_MS: u64 = 3_000;
 
 /// How long a peer that did not say that it is alive is not asked for further blobs, ms.

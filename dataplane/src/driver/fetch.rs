@@ -17,7 +17,7 @@ use xylem_protocol::stripe::{STRIPE_BYTES, offset_in_stripe, piece_end, stripe_b
 use super::Driver;
 use super::flow::{LaneId, Part, Phase};
 use super::meter::Traffic;
-use super::uplink::{Stage, Uplink};
+use super::uplink::{Others, Stage, Uplink};
 use crate::link::{Lost, Source, ToCold};
 use crate::relay::{Event, FlowId};
 use crate::ring::token::Kind;
@@ -90,6 +90,7 @@ impl Driver {
             asked_next: false,
             since: now,
             alive_asked: None,
+            others: Others::default(),
             asked: now,
             traffic,
         });

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use xylem_protocol::Digest;
 use xylem_protocol::limits::{
-    CONNECT_MS, IDLE_MS, IDLE_UPLINKS_MAX, REPAIR_MS, SILENT_MS, STALL_MS,
+    CONNECT_MS, IDLE_MS, IDLE_UPLINKS_MAX, PEER_ANSWER_MS, REPAIR_MS, SILENT_MS, STALL_MS,
 };
 use xylem_protocol::stripe::stripe_end;
 
@@ -55,8 +55,25 @@ pub(super) struct Uplink {
     pub(super) since: Instant,
     /// When the cold half was last asked whether the peer is alive.
     pub(super) alive_asked: Option<Instant>,
+    /// What this node had received in all by then, and whether that was more than the time before.
+    pub(super) others: Others,
     pub(super) asked: Instant,
     pub(super) traffic: Traffic,
+}
+
+/// Whether other blobs come while one does not.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Others {
+    received: u64,
+    move_on: bool,
+}
+
+impl Others {
+    /// Looks again; the first time of a silence says nothing yet.
+    fn look(&mut self, received: u64, again: bool) {
+        self.move_on = again && received > self.received;
+        self.received = received;
+    }
 }
 
 /// A kept connection.
@@ -153,7 +170,7 @@ impl Driver {
 
     fn watch_uplink(&mut self, at: LaneId) {
         let Some(flow) = self.flows.get_mut(at.flow) else { return };
-        let digest = flow.digest;
+        let (digest, received) = (flow.digest, self.relay.totals().received);
         let feed = flow.feed_mut(at.lane);
         let (Some(uplink), Some(Source::Http { registry, answer_ms, .. })) =
             (&mut feed.uplink, &feed.source)
@@ -168,6 +185,8 @@ impl Driver {
         }
         let patience = match uplink.stage {
             Stage::Connecting => CONNECT_MS,
+            // A peer that is alive, while other blobs come: its turn comes later there.
+            Stage::Receiving if !registry && uplink.others.move_on => PEER_ANSWER_MS,
             Stage::Receiving if !registry => STALL_MS,
             _ => *answer_ms,
         };
@@ -182,6 +201,7 @@ impl Driver {
         let is_peer = !registry && !matches!(uplink.stage, Stage::Connecting);
         if is_peer && silence > period && is_due {
             uplink.alive_asked = Some(self.now);
+            uplink.others.look(received, asked.is_some());
             let attempt = feed.attempt;
             self.tell(ToCold::Silent { digest, attempt, late });
         }
@@ -241,5 +261,25 @@ impl Driver {
                 uplink.since = self.now;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A blob whose turn comes later at its parent was fetched from the registry after three
+    /// seconds of silence, though others came meanwhile: a sixth of twenty images came twice.
+    #[test]
+    fn others_move_on_only_while_bytes_come() {
+        let mut others = Others::default();
+        others.look(10, false);
+        assert!(!others.move_on, "what came before the silence says nothing");
+        others.look(11, true);
+        assert!(others.move_on);
+        others.look(11, true);
+        assert!(!others.move_on, "nothing comes at all: this one is stuck");
+        others.look(12, false);
+        assert!(!others.move_on, "another silence");
     }
 }
