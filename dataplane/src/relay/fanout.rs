@@ -101,8 +101,8 @@ impl Relay {
     pub(super) fn tick(&mut self, actions: &mut Vec<Action>) {
         let (mut starved, mut moved) = (false, false);
         let mut laggards = Vec::new();
-        let first = self.turns.active.iter().copied().min_by_key(|id| (self.flow(*id).rank, id.0));
-        let first_moved = first.is_some_and(|first| self.flow(first).moved);
+        let first_moved =
+            self.turns.active.first().copied().is_some_and(|first| self.flow(first).moved);
         for index in 0..self.turns.active.len() {
             let id = self.turns.active[index];
             let is_short = self.is_short_of_slots(id);
@@ -121,7 +121,7 @@ impl Relay {
         if starved {
             self.detach_slow(actions);
         }
-        self.keep_room(actions);
+        self.grow_older(actions);
         self.widen_if_quiet(first_moved, moved, actions);
         for flow in self.flows.iter_mut().flatten() {
             flow.freed = 0;

@@ -47,6 +47,10 @@ pub(super) struct Flow {
     pub(super) splitting: bool,
     /// Ticks for which it still counts for two lanes, though it has one.
     pub(super) kept_ticks: u32,
+    /// Whether it may fill memory, now that it has its turn; see `order_turns`.
+    pub(super) goes_on: bool,
+    /// Ticks since it was asked for.
+    pub(super) age_ticks: u32,
     pub(super) lanes: [Lane; 2],
     /// Bytes received, those that were in the file included.
     pub(super) received: u64,
@@ -83,6 +87,8 @@ impl Flow {
             striped,
             splitting: false,
             kept_ticks: if splits { KEPT_TICKS } else { 0 },
+            goes_on: false,
+            age_ticks: 0,
             lanes: [Lane::new(0), Lane::new(0)],
             received: present,
             stored: present,
@@ -182,6 +188,11 @@ impl Flow {
         lanes.min_by_key(|lane| lane.edge).is_some_and(|lane| lane.window.is_empty())
     }
 
+    /// Whether a lane that is ahead has more slots that wait for the other than that one needs.
+    pub(super) fn holds_back(&self) -> bool {
+        self.lane_ids().any(|lane| self.is_ahead(lane) && self.lane(lane).window.len() > 1)
+    }
+
     pub(super) fn windows(&self) -> impl Iterator<Item = Slot> + '_ {
         self.lanes.iter().flat_map(|lane| lane.window.iter().copied())
     }
@@ -228,6 +239,7 @@ impl Relay {
         flow.phase = Phase::Draining;
         flow.finalizing = true;
         actions.push(Action::Finalize { flow: id });
+        self.order_turns();
         // Another may go on now.
         self.serve_claims(actions);
     }
@@ -313,6 +325,7 @@ impl Relay {
         // Also for an empty blob: its wrong digest is the source's, and to be seen again.
         flow.lane_mut(0).way = Way::Connecting;
         actions.push(Action::Connect { flow: id, lane: 0, at: 0 });
+        self.order_turns();
     }
 
     pub(super) fn abandon(&mut self, id: FlowId, actions: &mut Vec<Action>) {

@@ -31,6 +31,7 @@ impl Relay {
             reader.own.is_some() || matches!(reader.operation, Operation::Read { .. })
         });
         assert_eq!(reading, own.count(), "every reading slot has its reader");
+        self.check_turns();
         for index in 0..self.flows.len() {
             if self.flows[index].is_some() {
                 self.check_flow(FlowId(u16::try_from(index).expect("an id")));
@@ -46,6 +47,19 @@ impl Relay {
             if reader.mode == Mode::Live && reader.operation == Operation::None && is_there {
                 assert!(at >= self.base(flow, at), "a live reader is fed");
             }
+        }
+    }
+
+    fn check_turns(&self) {
+        let room = self.pool.active_max();
+        let mut lanes = 0;
+        for &id in &self.turns.active {
+            let flow = self.flow(id);
+            let fits = lanes + flow.lanes().len() <= room;
+            assert!(flow.goes_on || !fits, "a flow for which there is room goes on");
+            let may = fits || lanes == 0 || self.is_widened();
+            assert!(may || !flow.goes_on, "a flow for which there is no room waits");
+            lanes += if flow.phase == Phase::Flowing { flow.lanes().len() } else { 0 };
         }
     }
 

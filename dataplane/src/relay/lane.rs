@@ -156,15 +156,19 @@ impl Relay {
     fn may_take(&self, id: FlowId, index: u8) -> bool {
         let left = self.pool.left_for_flows();
         let is_ahead = self.flow(id).is_ahead(index);
-        if !self.goes_on(id) {
-            return !is_ahead && left > self.pool.left_over();
-        }
-        if !is_ahead {
+        let goes_on = self.goes_on(id);
+        if goes_on && !is_ahead {
             return true;
         }
         let dry = |id: &&FlowId| self.goes_on(**id) && self.flow(**id).is_dry();
         let dry = self.turns.active.iter().filter(dry).count();
-        left > dry + usize::from(self.somebody_waits())
+        let spare = left > dry + usize::from(self.somebody_waits());
+        match goes_on {
+            true => spare,
+            // What it brings lets go of what the other lane holds.
+            false if !is_ahead && self.flow(id).holds_back() => spare,
+            false => !is_ahead && left > self.pool.left_over(),
+        }
     }
 
     /// Adds a slot to a window; every live reader has to pass it, but for those whose range begins
@@ -330,6 +334,7 @@ impl Relay {
         // What was written out of order may be in order in its lane.
         self.note_stored(id, 0);
         actions.push(Action::Split { flow: id });
+        self.order_turns();
         if self.flow(id).phase == Phase::Flowing {
             self.connect_lanes(id, actions);
         }

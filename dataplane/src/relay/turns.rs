@@ -14,6 +14,16 @@ const QUIET_TICKS_MAX: u32 = 8;
 /// that took their turns meanwhile, and are all split then, have more lanes than there is memory.
 pub(super) const KEPT_TICKS: u32 = 12;
 
+/// So many times the lanes that there is memory for have their turn at most: those that came early,
+/// though others go before them at all nodes, keep their sources but not their memory.
+const TURNS_PER_ROOM: usize = 3;
+
+/// Ticks after which a flow comes before younger ones, whatever their ranks: 20 s.
+const OLD_TICKS: u32 = 800;
+
+/// What flows are ordered by: youth, rank, number.
+type Order = (bool, u64, u16);
+
 /// Who is fetched, and who waits.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
@@ -28,32 +38,65 @@ pub(super) struct Turns {
 }
 
 impl Relay {
-    /// Gives turns to waiting flows.
+    /// Gives turns to waiting flows: as far as there is memory, and to one that comes before others
+    /// that have their turn, though not to any number.
     pub(super) fn activate(&mut self, actions: &mut Vec<Action>) {
-        while let Some(&id) = self.turns.waiting.front() {
-            let lanes = |id: &FlowId| self.flow(*id).lanes_to_come();
-            let busy: usize = self.turns.active.iter().map(lanes).sum();
-            let room = self.pool.active_max().saturating_sub(busy);
-            if lanes(&id) > room && !self.turns.active.is_empty() {
+        while let Some((order, index, id)) = self.first_waiting() {
+            let lanes = self.flow(id).lanes_to_come();
+            let (mut before, mut all) = (lanes, lanes);
+            for &other in &self.turns.active {
+                let lanes = self.flow(other).lanes_to_come();
+                all += lanes;
+                before += if self.order(other) < order { lanes } else { 0 };
+            }
+            let room = self.pool.active_max();
+            let fits = all <= room || before <= room && all <= room * TURNS_PER_ROOM;
+            if !fits && !self.turns.active.is_empty() {
                 return;
             }
-            self.give_turn(0, actions);
+            self.give_turn(index, actions);
         }
     }
 
-    /// Whether a flow that has its turn may fill memory: there is room for its lanes beside those
-    /// of lower rank. Ranks are the same at all nodes, so neighbours go on with the same blob.
-    pub(super) fn goes_on(&self, id: FlowId) -> bool {
+    /// Which of two flows comes first, at all nodes the same: by rank, but for those that have been
+    /// here for so long that others of a lower rank would keep them for ever.
+    fn order(&self, id: FlowId) -> Order {
         let flow = self.flow(id);
-        let is_before = |other: &&FlowId| {
-            let it = self.flow(**other);
-            it.phase == Phase::Flowing && (it.rank, other.0) < (flow.rank, id.0)
-        };
-        let before = self.turns.active.iter().filter(is_before);
-        let (flows, lanes) = before.fold((0, 0), |(flows, lanes), other| {
-            (flows + 1, lanes + self.flow(*other).lanes().len())
-        });
-        flows <= self.turns.widened || lanes + flow.lanes().len() <= self.pool.active_max()
+        (flow.age_ticks < OLD_TICKS, flow.rank, id.0)
+    }
+
+    fn first_waiting(&self) -> Option<(Order, usize, FlowId)> {
+        let waiting = self.turns.waiting.iter().enumerate();
+        waiting.map(|(index, &id)| (self.order(id), index, id)).min()
+    }
+
+    /// Finds out anew which of the flows that have their turn go on: those for whose lanes there is
+    /// room beside the flows before them. The order is the same at all nodes, so neighbours go on
+    /// with the same blobs. To be called when a flow's turn, phase or number of lanes changes.
+    pub(super) fn order_turns(&mut self) {
+        let mut active = std::mem::take(&mut self.turns.active);
+        active.sort_unstable_by_key(|&id| self.order(id));
+        let (room, widened) = (self.pool.active_max(), self.turns.widened);
+        let (mut flows, mut lanes) = (0, 0);
+        for &id in &active {
+            let flow = self.flow_mut(id);
+            let own = flow.lanes().len();
+            flow.goes_on = flows <= widened || lanes + own <= room;
+            if flow.phase == Phase::Flowing {
+                (flows, lanes) = (flows + 1, lanes + own);
+            }
+        }
+        self.turns.active = active;
+    }
+
+    /// Whether a flow that has its turn may fill memory.
+    pub(super) fn goes_on(&self, id: FlowId) -> bool {
+        self.flow(id).goes_on
+    }
+
+    /// Whether more flows go on than there is room for, since nothing moved.
+    pub(super) fn is_widened(&self) -> bool {
+        self.turns.widened > 0
     }
 
     /// Whether a flow waits for others: for its turn, or in it for memory.
@@ -61,14 +104,17 @@ impl Relay {
         !self.turns.waiting.is_empty() || self.turns.active.iter().any(|&id| !self.goes_on(id))
     }
 
-    /// Counts a tick of the time for which room is kept for second lanes.
-    pub(super) fn keep_room(&mut self, actions: &mut Vec<Action>) {
-        let mut is_over = false;
+    /// Counts a tick of the time that flows have been here, and for which room is kept for their
+    /// second lanes.
+    pub(super) fn grow_older(&mut self, actions: &mut Vec<Action>) {
+        let mut changes = false;
         for flow in self.flows.iter_mut().flatten() {
-            is_over |= flow.kept_ticks == 1;
+            flow.age_ticks = flow.age_ticks.saturating_add(1);
+            changes |= flow.kept_ticks == 1 || flow.age_ticks == OLD_TICKS;
             flow.kept_ticks = flow.kept_ticks.saturating_sub(1);
         }
-        if is_over {
+        if changes {
+            self.order_turns();
             self.activate(actions);
         }
     }
@@ -78,6 +124,7 @@ impl Relay {
         let Some(id) = self.turns.waiting.remove(index) else { return };
         self.turns.active.push(id);
         self.flow_mut(id).phase = Phase::Flowing;
+        self.order_turns();
         if self.flow(id).is_received() {
             // All of it is in the file; only the verdict is missing.
             return self.finish_receiving(id, actions);
@@ -88,6 +135,7 @@ impl Relay {
     pub(super) fn end_turn(&mut self, id: FlowId, actions: &mut Vec<Action>) {
         self.turns.active.retain(|&other| other != id);
         self.turns.waiting.retain(|&other| other != id);
+        self.order_turns();
         self.activate(actions);
         self.serve_claims(actions);
     }
@@ -101,8 +149,8 @@ impl Relay {
         moved: bool,
         actions: &mut Vec<Action>,
     ) {
-        if first_moved {
-            self.turns.widened = 0;
+        if first_moved && std::mem::take(&mut self.turns.widened) > 0 {
+            self.order_turns();
         }
         self.turns.quiet_ticks =
             if moved || self.turns.active.is_empty() { 0 } else { self.turns.quiet_ticks + 1 };
@@ -110,12 +158,12 @@ impl Relay {
             return;
         }
         self.turns.quiet_ticks = 0;
-        let ranks = (0..).zip(&self.turns.waiting).map(|(index, &id)| (self.flow(id).rank, index));
-        let next = ranks.min();
+        let next = self.first_waiting();
         if self.somebody_waits() {
             self.turns.widened = self.turns.active.len().min(self.turns.widened + 1);
+            self.order_turns();
         }
-        if let Some((_, next)) = next {
+        if let Some((_, next, _)) = next {
             self.give_turn(next, actions);
         }
         self.serve_claims(actions);

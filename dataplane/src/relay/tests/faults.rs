@@ -172,3 +172,57 @@ fn of_blobs_striped_in_their_turn_the_first_goes_on() {
     assert_eq!(received(&model, first), 40);
     model.finish_run();
 }
+
+/// Twenty images at once, each node's clients in an order of their own: turns were given by
+/// arrival, so neighbours fetched different blobs and waited for each other, 1.7 times as long as
+/// the links took. Who comes before at all nodes has its turn at once, though early ones have all
+/// memory.
+#[test]
+fn a_blob_that_comes_before_others_does_not_wait_for_them() {
+    let (first, early) = (A, [FlowId(4), FlowId(3), FlowId(2)]);
+    let mut model = Model::new(8);
+    for flow in early {
+        model.fetch(flow, 40 * SLOT, 0, 0);
+    }
+    model.run(|op| matches!(op, Op::Connect { .. }));
+    model.fetch(FlowId(5), 40 * SLOT, 0, 0);
+    let asks = |model: &Model, which: FlowId| {
+        model.ops.iter().any(|op| matches!(op, Op::Connect { flow, .. } if *flow == which))
+    };
+    assert!(!asks(&model, FlowId(5)), "it is the last at all nodes");
+    model.fetch_as(first, 40 * SLOT, 0, 0, true);
+    assert!(asks(&model, first), "it is the first at all nodes");
+    // The disk takes nothing: what is received shows who goes on.
+    let is_body = |op: &Op| matches!(op, Op::Connect { .. } | Op::Recv { .. } | Op::Hash { .. });
+    model.run(is_body);
+    let received = |model: &Model, flow| model.relay.received_bytes(flow) / SLOT;
+    assert!(received(&model, first) >= 2, "a slot for each lane");
+    assert!(received(&model, FlowId(4)) <= 1 && received(&model, FlowId(3)) <= 1);
+    model.finish_run();
+}
+
+/// Whoever has waited for long comes before younger ones of lower ranks: those that went on coming
+/// would keep it for ever.
+#[test]
+fn an_old_blob_comes_before_young_ones() {
+    let (old, mut model) = (FlowId(9), Model::new(8));
+    for flow in [A, B, FlowId(2), old] {
+        model.fetch(flow, 40 * SLOT, 0, 0);
+    }
+    model.run(|op| matches!(op, Op::Connect { .. }));
+    let waits = |model: &Model| {
+        !model.ops.iter().any(|op| matches!(op, Op::Recv { flow, .. } if *flow == old))
+    };
+    for _ in 0..800 {
+        assert!(waits(&model), "others have the memory");
+        model.receive(A, 1);
+        model.apply(Event::Tick);
+    }
+    for flow in [FlowId(3), FlowId(4)] {
+        model.fetch(flow, 40 * SLOT, 0, 0);
+    }
+    let done = |op: &Op| !matches!(op, Op::Recv { flow, .. } if *flow != A);
+    model.run(done);
+    assert!(!waits(&model), "the first is done: the old one is next, and not the third");
+    model.finish_run();
+}
