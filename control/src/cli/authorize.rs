@@ -5,16 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::StatusCode;
-use serde::Deserialize;
-use xylem_protocol::challenge::Challenge;
+use xylem_protocol::challenge::{Challenge, TokenAnswer};
 use xylem_protocol::names::Reference;
 
 use super::client::{Client, ClientError, Peer};
 use super::login::{Credentials, Found};
 use crate::limits::TOKEN_LIFE_MIN_S;
-
-/// Life of a token that names none (token specification), seconds.
-const TOKEN_LIFE_S: u64 = 60;
 
 /// Why nothing is to be had with these credentials.
 #[derive(Debug, thiserror::Error)]
@@ -52,13 +48,6 @@ pub(super) struct Authorization {
     pub(super) header: String,
     /// When it is time for another one; never for a password.
     pub(super) renew_after: Option<Duration>,
-}
-
-#[derive(Deserialize)]
-struct TokenAnswer {
-    token: Option<String>,
-    access_token: Option<String>,
-    expires_in: Option<u64>,
 }
 
 /// An image behind a node, and who wants it.
@@ -162,12 +151,10 @@ impl Door<'_> {
 }
 
 fn authorization(answer: TokenAnswer) -> Option<Authorization> {
-    let token = answer.token.or(answer.access_token)?;
-    let printable = !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic());
-    let life = answer.expires_in.unwrap_or(TOKEN_LIFE_S).max(TOKEN_LIFE_MIN_S);
+    let (token, life) = answer.into_token()?;
+    let life = life.max(Duration::from_secs(TOKEN_LIFE_MIN_S));
     // A third of its life is for the way, and for clocks that differ.
-    let renew_after = Some(Duration::from_secs(life) * 2 / 3);
-    printable.then(|| Authorization { header: format!("Bearer {token}"), renew_after })
+    Some(Authorization { header: format!("Bearer {token}"), renew_after: Some(life * 2 / 3) })
 }
 
 /// Reads one `WWW-Authenticate` line.
@@ -205,5 +192,8 @@ mod tests {
         assert_eq!(of(r#"{"token": "t"}"#).unwrap().renew_after, Some(Duration::from_secs(40)));
         assert_eq!(of(r#"{"token": "a\nb"}"#), None);
         assert_eq!(of("{}"), None);
+        // A life as long as a number goes was an overflow.
+        let day = of(r#"{"token": "t", "expires_in": 18446744073709551615}"#).unwrap();
+        assert_eq!(day.renew_after, Some(Duration::from_secs(57_600)));
     }
 }

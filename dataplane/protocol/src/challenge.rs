@@ -1,5 +1,39 @@
 //! What a registry asks for when it answers 401: a token of a service (distribution's token
-//! specification, RFC 6750).
+//! specification, RFC 6750); and what the service answers.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::limits::TOKEN_LIFE_MAX_S;
+
+/// Life of a token that names none (token specification), seconds.
+const TOKEN_LIFE_S: u64 = 60;
+
+/// A token service's answer.
+#[derive(Deserialize)]
+pub struct TokenAnswer {
+    token: Option<String>,
+    access_token: Option<String>,
+    expires_in: Option<u64>,
+}
+
+/// Without the token.
+impl std::fmt::Debug for TokenAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokenAnswer").field("expires_in", &self.expires_in).finish_non_exhaustive()
+    }
+}
+
+impl TokenAnswer {
+    /// The token and its life; `None` if there is none in it that could stand in a header line.
+    pub fn into_token(self) -> Option<(String, Duration)> {
+        let token = self.token.or(self.access_token)?;
+        let life_s = self.expires_in.unwrap_or(TOKEN_LIFE_S).min(TOKEN_LIFE_MAX_S);
+        let printable = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+        printable.then_some((token, Duration::from_secs(life_s)))
+    }
+}
 
 /// A `WWW-Authenticate` line that asks for a bearer token.
 #[derive(Debug, Clone, PartialEq, Eq)]

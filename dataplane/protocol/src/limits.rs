@@ -247,6 +247,9 @@ pub const REDIRECTS_MAX: u32 = 5;
 /// Largest answer of a token service, a tag list or a layout's index, bytes.
 pub const SMALL_ANSWER_MAX: usize = 256 * 1024;
 
+/// A token that says it lives longer is asked for again after this time all the same, seconds.
+pub const TOKEN_LIFE_MAX_S: u64 = 86_400;
+
 /// Most bearer tokens kept.
 pub const TOKENS_MAX: usize = 256;
 

@@ -3,15 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
+use xylem_protocol::challenge::TokenAnswer;
 
-/// The token service's answer.
-#[derive(Deserialize)]
-pub(super) struct TokenAnswer {
-    token: Option<String>,
-    access_token: Option<String>,
-    expires_in: Option<u64>,
-}
+/// A token that says it ends sooner is used for this long all the same: each one costs a question.
+const LIFE_MIN: Duration = Duration::from_secs(10);
 
 /// A token.
 #[derive(Clone)]
@@ -30,12 +25,10 @@ impl Token {
     /// From the service's answer; `None` if there is no token in it that could stand in a header
     /// line.
     pub(super) fn new(answer: TokenAnswer) -> Option<Self> {
-        let text = answer.token.or(answer.access_token)?;
-        // Default of the token specification; a part of the life is kept in reserve.
-        let life = answer.expires_in.unwrap_or(60).clamp(10, 86_400);
-        let printable = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
-        printable
-            .then(|| Self { text, expires: Instant::now() + Duration::from_secs(life - life / 5) })
+        let (text, life) = answer.into_token()?;
+        let life = life.max(LIFE_MIN);
+        // A part of the life is kept in reserve.
+        Some(Self { text, expires: Instant::now() + life - life / 5 })
     }
 
     pub(super) fn is_fresh(&self) -> bool {
