@@ -4,6 +4,7 @@
 
 pub(crate) mod image;
 pub(crate) mod layout;
+pub(crate) mod nginx;
 pub(crate) mod pull;
 pub(crate) mod registry;
 

@@ -1,16 +1,12 @@
 //! A registry that knows no ranges, as one behind a proxy that takes them away: it is asked for
 //! pieces, answers with all of the blob, and every node has the right bytes all the same.
 
-use std::fs;
-use std::net::SocketAddr;
-use std::path::Path;
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::broadcast::check_counts;
 use super::{STATE, finish, pull_everywhere};
 use crate::build::Binaries;
-use crate::cluster::{self, Cluster, Origin, REGISTRY, REGISTRY_PORT, REPOSITORY};
+use crate::cluster::{self, Cluster, Origin, REGISTRY, REGISTRY_PORT, REPOSITORY, nginx};
 use crate::{http, image, run, setup};
 
 const NODES: usize = 4;
@@ -20,6 +16,15 @@ const BEHIND: &str = "behind";
 const BEHIND_PORT: u16 = 5001;
 /// How often such a registry sends the image: once for the root of each tree.
 const ROOTS: u64 = 2;
+
+/// Everything is passed on, to the registry all but what asks for a range.
+const SITE: &str = "  client_max_body_size 0;\n  max_ranges 0;\n";
+const PLACE: &str = "      proxy_set_header Host $http_host;
+      proxy_set_header Range \"\";
+      proxy_hide_header Accept-Ranges;
+      proxy_buffering off;
+      proxy_request_buffering off;
+";
 
 /// Four nodes at once: the registry sends the image to the root of each tree, and to nobody else.
 pub(super) fn all_pull_through_it(programs: &Binaries) -> Result<()> {
@@ -56,38 +61,14 @@ fn pull(cluster: &mut Cluster) -> Result<()> {
 
 /// Puts nginx where nodes and clients look for the registry.
 fn start_proxy(cluster: &mut Cluster) -> Result<()> {
-    let (directory, host) = (cluster.lab.directory(), cluster.lab.host(REGISTRY)?);
-    let config = directory.join("nginx.conf");
-    let text = conf(directory, host.at(REGISTRY_PORT), host.at(BEHIND_PORT));
-    fs::write(&config, text).context("cannot write nginx's configuration")?;
-    let mut nginx = run::command("nginx");
-    nginx.arg("-p").arg(directory).arg("-c").arg(&config).args(["-e", "stderr"]);
+    let host = cluster.lab.host(REGISTRY)?;
+    let ends = (host.at(REGISTRY_PORT).to_string(), host.at(BEHIND_PORT).to_string());
+    let ends = (ends.0.as_str(), ends.1.as_str());
+    let nginx = nginx::proxy(cluster.lab.directory(), ends, SITE, PLACE)?;
     cluster.lab.start(REGISTRY, REGISTRY, nginx)?;
     let address = cluster.lab.host(REGISTRY)?.at(REGISTRY_PORT);
     run::wait_for("an answer of nginx", STATE, || {
         cluster.lab.process(REGISTRY)?.is_alive()?;
         Ok(cluster.lab.within(REGISTRY, || http::get(address, "/v2/", &[])).ok().map(drop))
     })
-}
-
-/// A proxy that passes everything on, to the registry all but what asks for a range.
-fn conf(directory: &Path, listen: SocketAddr, behind: SocketAddr) -> String {
-    let directory = directory.display();
-    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .map(|kind| format!("  {kind}_temp_path {directory}/{kind};\n"))
-        .concat();
-    format!(
-        "daemon off;\nuser root;\nworker_processes 1;\npid {directory}/nginx.pid;\n\
-         error_log stderr error;\n\
-         events {{ worker_connections 512; }}\nhttp {{\n{temporary}\
-         \x20 access_log off;\n  client_max_body_size 0;\n\
-         \x20 server {{\n    listen {listen};\n    max_ranges 0;\n    location / {{\n\
-         \x20     proxy_pass http://{behind};\n      proxy_http_version 1.1;\n\
-         \x20     proxy_set_header Connection \"\";\n\
-         \x20     proxy_set_header Host $http_host;\n\
-         \x20     proxy_set_header Range \"\";\n\
-         \x20     proxy_hide_header Accept-Ranges;\n\
-         \x20     proxy_buffering off;\n      proxy_request_buffering off;\n\
-         \x20   }}\n  }}\n}}\n"
-    )
 }

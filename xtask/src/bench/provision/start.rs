@@ -2,7 +2,6 @@
 //! it is proved afterwards that every node has the data.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -11,7 +10,7 @@ use super::shape;
 use super::site::Site;
 use super::variant::{Variant, Workload};
 use crate::bench::race::{Race, Until};
-use crate::cluster::{self, NODE_PORT, REGISTRY, REGISTRY_PORT};
+use crate::cluster::{self, NODE_PORT, REGISTRY, REGISTRY_PORT, nginx};
 use crate::lab::traffic::Traffic;
 use crate::run;
 
@@ -44,7 +43,7 @@ pub(super) fn prepare(site: &mut Site, variant: Variant) -> Result<(Race, Until)
             from_servers(site, &mut race, CACHE_PORT, None, FILE)?
         }
         Variant::Nginx { slices } => {
-            start_caches(site, |site, node, upstream| nginx(site, node, upstream, slices))?;
+            start_caches(site, |site, node, upstream| nginx_cache(site, node, upstream, slices))?;
             // The cache's file is the node's copy.
             from_servers(site, &mut race, CACHE_PORT, None, "/dev/null")?
         }
@@ -182,43 +181,33 @@ fn registry_cache(site: &Site, node: &str, upstream: &str) -> Result<Command> {
     Ok(serve)
 }
 
-fn nginx(site: &Site, node: &str, upstream: &str, slices: bool) -> Result<Command> {
+fn nginx_cache(site: &Site, node: &str, upstream: &str, slices: bool) -> Result<Command> {
     let scratch = site.scratch(node);
-    let config = scratch.join("nginx.conf");
-    fs::write(&config, nginx_conf(&scratch, &site.at(node, CACHE_PORT)?, upstream, slices))
-        .context("cannot write nginx's configuration")?;
-    let mut nginx = run::command("nginx");
-    nginx.arg("-p").arg(&scratch).arg("-c").arg(&config).args(["-e", "stderr"]);
-    Ok(nginx)
+    let around = format!(
+        "  sendfile on;\n  tcp_nopush on;\n\
+         \x20 proxy_cache_path {}/cache keys_zone=blobs:1m max_size=100g inactive=1d\n\
+         \x20   use_temp_path=off;\n",
+        scratch.display()
+    );
+    let ends = (&*site.at(node, CACHE_PORT)?, upstream);
+    nginx::proxy(&scratch, ends, &around, &format!("      {}\n{CACHE}", cache_key(slices)))
 }
 
-fn nginx_conf(directory: &Path, listen: &str, upstream: &str, slices: bool) -> String {
-    let directory = directory.display();
-    // One request for all who want the same; whoever waits waits as long as it takes.
-    let how = if slices {
-        "slice 1m; proxy_set_header Range $slice_range; proxy_cache_key $uri$slice_range;"
-    } else {
-        "proxy_cache_key $uri;"
-    };
-    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .map(|kind| format!("  {kind}_temp_path {directory}/{kind};\n"))
-        .concat();
-    format!(
-        "daemon off;\nuser root;\nworker_processes 1;\npid {directory}/nginx.pid;\n\
-         error_log stderr error;\n\
-         events {{ worker_connections 512; }}\nhttp {{\n{temporary}\
-         \x20 access_log off;\n  sendfile on;\n  tcp_nopush on;\n\
-         \x20 proxy_cache_path {directory}/cache keys_zone=blobs:1m max_size=100g inactive=1d\n\
-         \x20   use_temp_path=off;\n\
-         \x20 server {{\n    listen {listen};\n    location / {{\n      {how}\n\
-         \x20     proxy_pass http://{upstream};\n      proxy_http_version 1.1;\n\
-         \x20     proxy_set_header Connection \"\";\n\
-         \x20     proxy_set_header Accept $http_accept;\n\
-         \x20     proxy_cache blobs;\n      proxy_cache_valid 200 206 1d;\n\
-         \x20     proxy_cache_lock on;\n      proxy_cache_lock_timeout 600s;\n\
-         \x20     proxy_cache_lock_age 600s;\n      proxy_read_timeout 600s;\n\
-         \x20   }}\n  }}\n}}\n"
-    )
+/// One request for all who want the same; whoever waits waits as long as it takes.
+const CACHE: &str = "      proxy_set_header Accept $http_accept;
+      proxy_cache blobs;
+      proxy_cache_valid 200 206 1d;
+      proxy_cache_lock on;
+      proxy_cache_lock_timeout 600s;
+      proxy_cache_lock_age 600s;
+      proxy_read_timeout 600s;
+";
+
+const fn cache_key(slices: bool) -> &'static str {
+    match slices {
+        true => "slice 1m; proxy_set_header Range $slice_range; proxy_cache_key $uri$slice_range;",
+        false => "proxy_cache_key $uri;",
+    }
 }
 
 /// What every cache gives has the digest, and the registry is not asked for it again.
@@ -310,9 +299,9 @@ mod tests {
 
     #[test]
     fn slices_are_part_of_the_key() {
-        let conf = |slices| nginx_conf(Path::new("/x"), "10.0.0.1:1", "10.0.0.2:2", slices);
-        assert!(conf(true).contains("$uri$slice_range") && conf(true).contains("slice 1m"));
-        assert!(!conf(false).contains("slice"));
-        assert_eq!(conf(false).matches('{').count(), conf(false).matches('}').count());
+        assert!(
+            cache_key(true).contains("$uri$slice_range") && cache_key(true).contains("slice 1m")
+        );
+        assert!(!cache_key(false).contains("slice"));
     }
 }
