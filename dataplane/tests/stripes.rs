@@ -11,6 +11,8 @@ use std::sync::atomic::Ordering;
 use common::{MIB, Node, Origin, PATIENCE, digest_of, file, noise, silent};
 use xylem_dataplane::link::{FillFile, Lost, Source, ToCold, ToHot, first_attempt};
 
+const PIECE: usize = 2 * MIB;
+
 /// A node as the source of a stripe.
 fn stripe_of(node: &Node, digest: &xylem_protocol::Digest, stripe: u8) -> Source {
     let head = format!("GET /v2/a/blobs/{digest}?stripe={stripe}/2 HTTP/1.1\r\nHost: node\r\n");
@@ -38,7 +40,7 @@ fn fetch_striped(node: &Node, data: &[u8], file: OwnedFd, [source, twin]: [Sourc
 
 #[test]
 fn one_stripe_from_a_node_and_one_from_the_registry() {
-    let data = Arc::new(noise(9 * MIB + 12_345, 21));
+    let data = Arc::new(noise(9 * PIECE + 12_345, 21));
     let digest = digest_of(&data);
     let origin = Origin::start(data.clone(), vec![]);
     let (parent, node) = (Node::start(8 << 20), Node::start(8 << 20));
@@ -57,27 +59,27 @@ fn one_stripe_from_a_node_and_one_from_the_registry() {
     assert!(in_file == *data);
     // The parent took all of it, and the node pieces 1, 3, 5, 7 and the last one.
     let sent = origin.body_bytes.load(Ordering::SeqCst) - data.len() as u64;
-    assert_eq!(sent, 4 * MIB as u64 + 12_345);
-    let stripe = node.get(&digest, "Range: bytes=1048570-\r\n").join().unwrap();
-    assert_eq!(stripe.body, data[1_048_570..], "whole ranges as ever");
+    assert_eq!(sent, 4 * PIECE as u64 + 12_345);
+    let stripe = node.get(&digest, &format!("Range: bytes={}-\r\n", PIECE - 6)).join().unwrap();
+    assert_eq!(stripe.body, data[PIECE - 6..], "whole ranges as ever");
 }
 
 #[test]
 fn a_whole_blob_is_striped_where_it_stands() {
-    let data = Arc::new(noise(12 * MIB, 22));
+    let data = Arc::new(noise(12 * PIECE, 22));
     let digest = digest_of(&data);
     // The first source ends in the middle of the fourth piece.
-    let origin = Origin::start(data.clone(), vec![7 * MIB / 2]);
+    let origin = Origin::start(data.clone(), vec![7 * PIECE / 2]);
     let second = Origin::start(data.clone(), vec![]);
     let node = Node::start(8 << 20);
     let reader = node.get(&digest, "");
     node.hear_want();
     node.fetch(digest, file().into(), origin.source("registry"));
     let ToCold::Lost { attempt: 0, at, .. } = node.hear() else { panic!("a lost source") };
-    assert_eq!(at, 7 * MIB as u64 / 2);
+    assert_eq!(at, 7 * PIECE as u64 / 2);
     node.tell(ToHot::Source { digest, attempt: 0, restart: false, source: silent() });
     node.tell(ToHot::Split { digest, attempt: 1 });
-    for (attempt, expected) in [(1, 4 * MIB), (first_attempt(1), 7 * MIB / 2)] {
+    for (attempt, expected) in [(1, 4 * PIECE), (first_attempt(1), 7 * PIECE / 2)] {
         match node.hear() {
             ToCold::Lost { attempt: told, at, cause: Lost::Split, .. } => {
                 assert_eq!((told, at), (attempt, expected as u64));
@@ -92,14 +94,14 @@ fn a_whole_blob_is_striped_where_it_stands() {
     assert!(reader.join().unwrap().body == *data, "readers notice nothing");
     assert!(matches!(node.hear(), ToCold::Stored { .. }));
     let sent = second.body_bytes.load(Ordering::SeqCst);
-    assert_eq!(sent, data.len() as u64 - 7 * MIB as u64 / 2, "nothing twice");
+    assert_eq!(sent, data.len() as u64 - 7 * PIECE as u64 / 2, "nothing twice");
 }
 
 /// A registry without ranges sends all of it where a piece was asked for: what nobody wants of it
 /// is passed over.
 #[test]
 fn stripes_of_a_registry_that_knows_no_ranges() {
-    for bytes in [9 * MIB + 12_345, 10 * MIB] {
+    for bytes in [9 * PIECE + 12_345, 10 * PIECE] {
         let data = Arc::new(noise(bytes, 25));
         let digest = digest_of(&data);
         let origin = Origin::without_ranges(data.clone(), vec![]);
@@ -121,14 +123,14 @@ fn stripes_of_a_registry_that_knows_no_ranges() {
 /// Nor can a blob be gone on with in its middle there, whole or by stripes.
 #[test]
 fn a_registry_that_knows_no_ranges_begins_anew() {
-    let data = Arc::new(noise(12 * MIB, 26));
+    let data = Arc::new(noise(12 * PIECE, 26));
     let digest = digest_of(&data);
-    let origin = Origin::without_ranges(data.clone(), vec![7 * MIB / 2, 5 * MIB + 1]);
+    let origin = Origin::without_ranges(data.clone(), vec![7 * PIECE / 2, 5 * PIECE + 1]);
     let node = Node::start(8 << 20);
     let reader = node.get(&digest, "");
     node.hear_want();
     node.fetch(digest, file().into(), origin.source("registry"));
-    for (attempt, expected) in [(0, 7 * MIB / 2), (1, 5 * MIB + 1)] {
+    for (attempt, expected) in [(0, 7 * PIECE / 2), (1, 5 * PIECE + 1)] {
         let ToCold::Lost { attempt: lost, at, cause: Lost::Short, .. } = node.hear() else {
             panic!("a lost source")
         };

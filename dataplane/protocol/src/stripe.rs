@@ -7,8 +7,8 @@
 
 use crate::limits::SLOT_BYTES;
 
-/// Length of a piece. That of a slot, so that no slot holds bytes of both stripes.
-pub const STRIPE_BYTES: u64 = SLOT_BYTES as u64;
+/// Length of a piece. A multiple of a slot's, so that no slot holds bytes of both stripes.
+pub const STRIPE_BYTES: u64 = 2 * SLOT_BYTES as u64;
 
 /// Stripes of a blob: as many as there are trees that are interior-disjoint without more children
 /// per node (Sanders, Speck, Träff 2009).

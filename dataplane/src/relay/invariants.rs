@@ -1,9 +1,7 @@
 //! What must hold after every event, and what must have been conserved at the end.
 
-use xylem_protocol::stripe::STRIPE_BYTES;
-
 use super::flow::Phase;
-use super::lane::Lane;
+use super::lane::{Lane, next_of};
 use super::reader::{Mode, Operation};
 use super::{FlowId, ReaderId, Relay};
 
@@ -87,7 +85,7 @@ impl Relay {
             let goes_on = next.is_none_or(|next| next == held.begin);
             assert!(goes_on || abandoned, "a window without holes");
             let end = held.end() + u64::from(held.room());
-            next = Some(if skips && held.room() == 0 { end + STRIPE_BYTES } else { held.end() });
+            next = Some(if held.room() == 0 { next_of(skips, end) } else { held.end() });
             let pins = flow.readers.iter().filter(|reader| {
                 let reader = self.reader(**reader);
                 reader.mode == Mode::Live && reader.position < end && reader.covers(held.begin)

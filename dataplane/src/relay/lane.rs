@@ -1,8 +1,8 @@
 //! How the bytes of a blob come in: from a source into slots, from slots to the file and the hash.
 //!
 //! A *whole* flow has one lane; everything comes in order. A *striped* flow has one lane per
-//! stripe (see [`xylem_protocol::stripe`]), each with a source of its own. A slot is a piece of
-//! one stripe, so a lane's window has no holes in its stripe; the hash takes the pieces in the
+//! stripe (see [`xylem_protocol::stripe`]), each with a source of its own. A slot has bytes of one
+//! stripe only, so a lane's window has no holes in its stripe; the hash takes the pieces in the
 //! blob's order from both.
 //!
 //! # No lane waits for ever
@@ -26,6 +26,9 @@ use super::pool::Held;
 use super::reader::Mode;
 use super::{Action, FlowId, ReaderId, Relay};
 use crate::ring::Slot;
+
+/// Slots that a piece of a stripe takes.
+const PIECE_SLOTS: u64 = STRIPE_BYTES / SLOT_BYTES as u64;
 
 /// Where a lane stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +71,7 @@ impl Lane {
 }
 
 /// Behind a piece that ends at `end`, where a striped flow's lane goes on.
-fn next_of(striped: bool, end: u64) -> u64 {
+pub(super) fn next_of(striped: bool, end: u64) -> u64 {
     let at_border = striped && end.is_multiple_of(STRIPE_BYTES);
     if at_border { end + STRIPE_BYTES } else { end }
 }
@@ -403,7 +406,9 @@ impl Relay {
 
 /// How many slots of a lane lie between two of its bytes.
 fn slots_between(flow: &Flow, from: u64, to: u64) -> usize {
-    let slots = to / u64::from(SLOT_BYTES) - from / u64::from(SLOT_BYTES);
-    let stride = if flow.striped { 2 } else { 1 };
-    usize::try_from(slots / stride).expect("an index in a window")
+    let between = |length| to / length - from / length;
+    let slots = between(u64::from(SLOT_BYTES));
+    // Every other piece is of the other lane.
+    let skipped = if flow.striped { between(STRIPE_BYTES) / 2 * PIECE_SLOTS } else { 0 };
+    usize::try_from(slots - skipped).expect("an index in a window")
 }

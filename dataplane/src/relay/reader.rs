@@ -208,7 +208,8 @@ impl Relay {
         let at = position - position % align;
         let wanted = end.min(self.flow(flow).in_file(position));
         let one_piece = self.flow(flow).striped || reader.stripe.is_some();
-        let most = if one_piece { piece_end(position) } else { at + u64::from(SLOT_BYTES) };
+        let piece = if one_piece { piece_end(position) } else { u64::MAX };
+        let most = piece.min(at + u64::from(SLOT_BYTES));
         let bytes = span(at, wanted.next_multiple_of(align).min(most));
         let reader = self.reader_mut(id);
         reader.claiming = false;

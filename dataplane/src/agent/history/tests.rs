@@ -1,5 +1,7 @@
 //! What the history says of pulls, told step by step.
 
+use xylem_protocol::stripe::STRIPE_BYTES;
+
 use super::view::ImageView;
 use super::*;
 
@@ -180,23 +182,23 @@ fn nothing_grows_without_bound() {
 
 #[test]
 fn stripes_are_told_apart_and_add_up() {
-    const MIB: u64 = 1024 * 1024;
+    const PIECE: u64 = STRIPE_BYTES;
     let mut history = History::default();
-    give(&mut history, 1, &image(&[(2, 9 * MIB)]), Asker::Runtime, S);
+    give(&mut history, 1, &image(&[(2, 9 * PIECE)]), Asker::Runtime, S);
     history.began(digest(2), S);
     let ask = |history: &mut History, name: &str, stripe, at| {
         history.asks(digest(2), Some(&digest(1)), None, &arc(name), (stripe, at));
     };
     ask(&mut history, REGISTRY, None, 0);
-    history.moved(&digest(2), (MIB, [MIB; 2]), 0, 0);
+    history.moved(&digest(2), (PIECE, [PIECE; 2]), 0, 0);
     // From the middle of its third piece on, which is one of the first stripe.
-    history.split(&digest(2), 5 * MIB / 2);
-    ask(&mut history, REGISTRY, Some(0), 5 * MIB / 2);
-    ask(&mut history, "n1", Some(1), 3 * MIB);
-    history.lost(&digest(2), (Some(1), 4 * MIB), "broke");
-    ask(&mut history, "n2", Some(1), 5 * MIB);
-    history.done(&digest(2), 9 * MIB, (0, 0), Verdict::Unknown, 2 * S);
+    history.split(&digest(2), 5 * PIECE / 2);
+    ask(&mut history, REGISTRY, Some(0), 5 * PIECE / 2);
+    ask(&mut history, "n1", Some(1), 3 * PIECE);
+    history.lost(&digest(2), (Some(1), 4 * PIECE), "broke");
+    ask(&mut history, "n2", Some(1), 5 * PIECE);
+    history.done(&digest(2), 9 * PIECE, (0, 0), Verdict::Unknown, 2 * S);
     let fetch = history.fetches.peek(&digest(2)).unwrap();
     let bytes: Vec<u64> = fetch.origins.iter().map(|origin| origin.to - origin.from).collect();
-    assert_eq!(bytes, [5 * MIB / 2, 7 * MIB / 2, MIB, 2 * MIB]);
+    assert_eq!(bytes, [5 * PIECE / 2, 7 * PIECE / 2, PIECE, 2 * PIECE]);
 }

@@ -96,7 +96,7 @@ impl Ranges {
 }
 
 /// Length of a piece of a stripe.
-pub(super) const PIECE: u64 = 1024 * 1024;
+pub(super) const PIECE: u64 = 2 * 1024 * 1024;
 
 /// The first place from `at` on that is in a stripe.
 pub(super) const fn in_stripe(at: u64, stripe: u8) -> u64 {
