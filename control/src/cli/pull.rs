@@ -17,8 +17,8 @@ use super::login::{self, Credentials, Found};
 use super::table::bytes;
 use super::{CliError, one_line, print, print_json};
 
-/// How often the node is asked how far it is.
-const POLL: Duration = Duration::from_millis(100);
+/// How often the node is asked how far it is. It answers sooner once it has all.
+const POLL_MS: u64 = 100;
 
 /// What was typed.
 #[derive(Debug)]
@@ -158,9 +158,9 @@ async fn to_store(
     };
     let started = Instant::now();
     let Accepted { id } = client.post(node, "/xylem/v1/pulls", &request).await?;
-    let path = format!("/xylem/v1/pulls/{id}");
+    let path = format!("/xylem/v1/pulls/{id}?wait_ms={POLL_MS}");
     let bar = progress_bar(json);
-    let mut ticks = tokio::time::interval(POLL);
+    let mut ticks = tokio::time::interval(Duration::from_millis(POLL_MS));
     loop {
         ticks.tick().await;
         if let Some(key) = &mut key {

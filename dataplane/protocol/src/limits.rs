@@ -259,6 +259,9 @@ pub const PULL_BLOBS_MAX: usize = 4;
 /// Most pulls that run or are remembered.
 pub const PULLS_MAX: usize = 64;
 
+/// Longest time for which a question for a pull may wait for its end, ms.
+pub const PULL_WAIT_MAX_MS: u64 = 10_000;
+
 /// Most images whose last pull is remembered; the one longest not asked for goes first.
 pub const HISTORY_IMAGES_MAX: usize = 64;
 
@@ -329,7 +332,7 @@ const _: () = {
     assert!(REPAIR_MS > 2 * TICK_MS && REPAIR_MS + 2 * TICK_MS < 200, "what a lost parent costs");
     assert!(STALL_MS < PEER_ANSWER_MS && PEER_ANSWER_MS < REGISTRY_ANSWER_MS);
     assert!(QUEUE_MAX >= FLOWS_MAX as usize + PENDING_MAX as usize / 2);
-    assert!(PING_WAIT_MS < ANSWER_WAIT_MS);
+    assert!(PING_WAIT_MS < ANSWER_WAIT_MS && PULL_WAIT_MAX_MS < ANSWER_WAIT_MS);
     assert!(HISTORY_BLOBS_MAX >= LAYERS_MAX, "the largest image is explained whole");
     assert!(HISTORY_BLOBS_MAX >= 2 * FLOWS_MAX as usize, "what runs is not forgotten");
     assert!(BLOB_MAX / UNIT_BYTES as u64 <= u32::MAX as u64);

@@ -18,8 +18,7 @@ use super::access::caller;
 use super::flows::{Refusal, header_safe, relayed_lines};
 use super::manifests::ManifestAsk;
 use super::tags::Stale;
-use super::tokens;
-use super::{doctor, explain};
+use super::{doctor, explain, pulls, tokens};
 use crate::clock::monotonic_ns;
 use crate::hops::HopFigures;
 use crate::link::{Ticket, ToHot};
@@ -163,6 +162,9 @@ impl Agent {
             }
             Route::Other(path) if path == tokens::TOKEN_PATH && reads => {
                 self.token(request).await.map(Reply::from)
+            }
+            Route::Other(path) if path.starts_with(pulls::ONE) && reads => {
+                self.pull_at(path, request).await.map(|pull| Reply::json(200, &pull))
             }
             Route::Other(path) => self.own_api(path, request, body),
             Route::Ping => self.ping_reply(request).await,
@@ -375,13 +377,7 @@ impl Agent {
                 let message = "the method is not for this path".to_owned();
                 Err(Refusal::new(405, "UNSUPPORTED", message))
             }
-            _ => {
-                let pull = path.strip_prefix("/xylem/v1/pulls/").and_then(|id| id.parse().ok());
-                let pull = pull.filter(|_| reads).and_then(|id| self.pull_json(id));
-                let unknown =
-                    || Refusal::new(404, "UNSUPPORTED", format!("there is no {path} here"));
-                pull.map(|pull| Reply::json(200, &pull)).ok_or_else(unknown)
-            }
+            _ => Err(Refusal::nothing_at(path)),
         }
     }
 }

@@ -57,8 +57,7 @@ impl Agent {
             }
             None if path.is_empty() => self.find_named(request)?,
             None => {
-                let message = format!("there is no {IMAGES}{path} here");
-                return Err(Refusal::new(404, "UNSUPPORTED", message));
+                return Err(Refusal::nothing_at(&format!("{IMAGES}{path}")));
             }
         };
         let (Some(image), _) = found else {
@@ -74,14 +73,9 @@ impl Agent {
     }
 
     fn find_named(&self, request: &Request) -> Result<(Option<Digest>, String), Refusal> {
-        let url = reqwest::Url::parse(&format!("http://node/?{}", request.query));
-        let url = url.map_err(|error| bad(format!("query: {error}")))?;
-        let value = |key: &str| {
-            let found = url.query_pairs().find(|(name, _)| name == key);
-            found.map(|(_, value)| value.into_owned()).filter(|value| !value.is_empty())
-        };
+        let value = |key| request.parameter(key).filter(|value| !value.is_empty());
         let name = value("name").ok_or_else(|| bad("?name=NAME is missing".to_owned()))?;
-        let reference = value("reference").unwrap_or_else(|| "latest".to_owned());
+        let reference = value("reference").unwrap_or_else(|| "latest".into());
         let target: Target = reference.parse().map_err(|error| bad(format!("{error}")))?;
         let repository = self.find_repository(request.namespace.as_deref(), &name)?;
         let mark = if matches!(target, Target::Tag(_)) { ':' } else { '@' };

@@ -3,13 +3,16 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tracing::info;
 use xylem_protocol::Digest;
 use xylem_protocol::http::Request;
-use xylem_protocol::limits::{PULL_BLOBS_MAX, PULLS_MAX};
+use xylem_protocol::limits::{PULL_BLOBS_MAX, PULL_WAIT_MAX_MS, PULLS_MAX};
 use xylem_protocol::names::{Target, check_host, check_repository};
 
 use super::Agent;
@@ -21,6 +24,9 @@ use crate::clock::monotonic_ns;
 use crate::origin::{
     ACCEPT_ALL, Credentials, Descriptor, Document, Manifest, Platform, Repository,
 };
+
+/// Where one pull is told of: this, and its number.
+pub(super) const ONE: &str = "/xylem/v1/pulls/";
 
 /// Body of `POST /xylem/v1/pulls`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -55,6 +61,8 @@ struct Pull {
     start_ns: u64,
     end_ns: Option<u64>,
     error: Option<String>,
+    /// Wakes those who wait for its end.
+    ended: Rc<Notify>,
 }
 
 /// All pulls, the latest ones.
@@ -113,6 +121,7 @@ impl Pulls {
             start_ns: monotonic_ns(),
             end_ns: None,
             error: None,
+            ended: Rc::default(),
         };
         map.insert(id, pull);
         Some((id, true))
@@ -157,6 +166,7 @@ impl Agent {
                 agent.pulls.with(id, |pull| {
                     pull.end_ns = Some(monotonic_ns());
                     pull.error = outcome.err().map(|refusal| refusal.message);
+                    pull.ended.notify_waiters();
                 });
             });
         }
@@ -292,6 +302,18 @@ impl Agent {
         Ok(())
     }
 
+    /// State of a pull; with `?wait_ms=` only when it has ended, or so much later.
+    pub(super) async fn pull_at(&self, path: &str, request: &Request) -> Result<PullJson, Refusal> {
+        let id = path[ONE.len()..].parse().map_err(|_| Refusal::nothing_at(path))?;
+        let wait = wait_of(request)?;
+        let running = |pull: &mut Pull| pull.end_ns.is_none().then(|| pull.ended.clone());
+        if let Some(ended) = self.pulls.with(id, running).flatten() {
+            // Out of time is an answer too: how far it is.
+            let _ = timeout(wait, ended.notified()).await;
+        }
+        self.pull_json(id).ok_or_else(|| Refusal::nothing_at(path))
+    }
+
     /// State of a pull.
     pub(super) fn pull_json(&self, id: u64) -> Option<PullJson> {
         self.pulls.with(id, |pull| {
@@ -329,6 +351,17 @@ impl Agent {
                 end_ns: pull.end_ns,
             }
         })
+    }
+}
+
+fn wait_of(request: &Request) -> Result<Duration, Refusal> {
+    let Some(wait) = request.parameter("wait_ms") else { return Ok(Duration::ZERO) };
+    match wait.parse() {
+        Ok(ms) if ms <= PULL_WAIT_MAX_MS => Ok(Duration::from_millis(ms)),
+        _ => {
+            let message = format!("?wait_ms={wait}: not a number up to {PULL_WAIT_MAX_MS}");
+            Err(Refusal::new(400, "UNSUPPORTED", message))
+        }
     }
 }
 

@@ -50,9 +50,8 @@ fn handed_out(token: &str) -> Relayed {
 }
 
 /// The one repository that a scope names (`repository:NAME:pull`).
-fn repository_of(query: &str) -> Option<String> {
-    let mut pairs = form_urlencoded::parse(query.as_bytes());
-    let (_, scope) = pairs.find(|(key, _)| key == "scope")?;
+fn repository_of(request: &Request) -> Option<String> {
+    let scope = request.parameter("scope")?;
     let name = scope.strip_prefix("repository:")?.rsplit_once(':')?.0;
     check_repository(name).is_ok().then(|| name.to_owned())
 }
@@ -61,7 +60,7 @@ impl Agent {
     /// A token for the registry that the scope begins with, from who gives them there.
     pub(super) async fn token(&self, request: &Request) -> Result<Relayed, Refusal> {
         // Without a scope nothing is asked for: a log-in, which the registry sees when it is used.
-        let Some(name) = repository_of(&request.query) else { return Ok(handed_out(NOTHING)) };
+        let Some(name) = repository_of(request) else { return Ok(handed_out(NOTHING)) };
         let repository = self.find_repository(None, &name)?;
         let Some(registry) = repository.origin().registry() else {
             return Ok(handed_out(NOTHING));
@@ -95,7 +94,10 @@ mod tests {
 
     #[test]
     fn scopes() {
-        let of = |query: &str| repository_of(query);
+        let of = |query| {
+            let head = format!("GET /token?{query} HTTP/1.1\r\nHost: n\r\n\r\n");
+            repository_of(&Request::parse(head.as_bytes()).unwrap().unwrap().0)
+        };
         let scope = "account=u&scope=repository%3Ar.example__5000%2Fa%2Fb%3Apull&service=xylem";
         assert_eq!(of(scope).as_deref(), Some("r.example__5000/a/b"));
         for none in ["", "scope=", "scope=registry:catalog:*", "scope=repository:A/../b:pull"] {

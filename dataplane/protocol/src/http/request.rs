@@ -109,6 +109,11 @@ pub struct Request {
 }
 
 impl Request {
+    /// The first value of this name in the query.
+    pub fn parameter(&self, name: &str) -> Option<Cow<'_, str>> {
+        parameter(&self.query, name)
+    }
+
     /// Parses a head from the start of `bytes`; `None` while its end is not here. Returns the
     /// head's length too.
     ///
@@ -270,19 +275,23 @@ fn is_of_authority(host: &str) -> bool {
     })
 }
 
-fn namespace(query: &str) -> Result<Option<String>, HeadError> {
+/// The first value of this name in a query.
+fn parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
     let mut pairs = form_urlencoded::parse(query.as_bytes());
-    let Some((_, host)) = pairs.find(|(key, _)| key == "ns") else { return Ok(None) };
+    pairs.find(|(key, _)| key == name).map(|(_, value)| value)
+}
+
+fn namespace(query: &str) -> Result<Option<String>, HeadError> {
+    let Some(host) = parameter(query, "ns") else { return Ok(None) };
     check_host(&host)?;
     Ok(Some(host.into_owned()))
 }
 
 fn stripe(query: &str) -> Result<Option<u8>, HeadError> {
-    let mut pairs = form_urlencoded::parse(query.as_bytes());
-    match pairs.find(|(key, _)| key == "stripe") {
+    match parameter(query, "stripe").as_deref() {
         None => Ok(None),
-        Some((_, value)) if value == "0/2" => Ok(Some(0)),
-        Some((_, value)) if value == "1/2" => Ok(Some(1)),
+        Some("0/2") => Ok(Some(0)),
+        Some("1/2") => Ok(Some(1)),
         Some(_) => Err(HeadError::Stripe),
     }
 }

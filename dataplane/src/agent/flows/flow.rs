@@ -32,6 +32,11 @@ impl Refusal {
         Self { status, code, message, answer: None }
     }
 
+    /// No part of the node's own API has this path.
+    pub(in crate::agent) fn nothing_at(path: &str) -> Self {
+        Self::new(404, "UNSUPPORTED", format!("there is no {path} here"))
+    }
+
     pub(in crate::agent) fn origin(error: &OriginError) -> Self {
         let answer = match error {
             OriginError::Denied { answer, .. } => answer.as_deref().cloned().map(Rc::new),

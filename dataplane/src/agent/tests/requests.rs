@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use xylem_protocol::limits::MANIFEST_MAX;
 
-use super::paper::{Bench, Page, PaperServer, Setup, digest};
+use super::paper::{Answered, Bench, Page, PaperServer, Setup, digest};
 use crate::link::{ToCold, ToHot};
 
 pub(super) fn image(config: &[u8], layers: &[&[u8]]) -> String {
@@ -164,6 +164,51 @@ fn a_pull_fetches_every_blob_once() {
         let again = start_pull(bench, &digest(manifest.as_bytes()).to_string()).await;
         let done = bench.pulled(again, |_, message| panic!("{message:?}")).await;
         assert_eq!(done["state"], "done", "all here: {done}");
+    });
+}
+
+#[test]
+fn a_question_for_a_pull_waits_for_its_end() {
+    let blobs: [&[u8]; 2] = [b"config", b"layer"];
+    let server = registry_of(&image(blobs[0], &[blobs[1]]));
+    Setup::registry(&server).run(async |bench| {
+        let id = start_pull(bench, "v1").await;
+        let ticket = bench.ask_later(&format!("GET /xylem/v1/pulls/{id}?wait_ms=10000"));
+        let ended = loop {
+            let message = bench.next().await;
+            match message {
+                ToHot::Answer { .. } => break Answered::of(message, ticket),
+                other => fetch_all(bench, &blobs, &other),
+            }
+        };
+        assert!(ended.body.contains("\"state\":\"done\""), "{}", ended.body);
+        let again = bench.ask(&format!("GET /xylem/v1/pulls/{id}?wait_ms=10000"), "").await;
+        assert_eq!(again.body, ended.body, "it has ended");
+        for wait in ["", "-1", "1s", "10001"] {
+            let asked = bench.ask(&format!("GET /xylem/v1/pulls/{id}?wait_ms={wait}"), "").await;
+            assert_eq!(asked.status, 400, "{wait}");
+        }
+        for path in ["2", "", "x", "1/1"] {
+            let asked = bench.ask(&format!("GET /xylem/v1/pulls/{path}"), "").await;
+            assert_eq!(asked.status, 404, "{path}");
+        }
+    });
+}
+
+#[test]
+fn a_question_for_a_pull_that_goes_on_is_answered_in_time() {
+    let server = registry_of(&image(b"config", &[b"layer"]));
+    Setup::registry(&server).run(async |bench| {
+        let id = start_pull(bench, "v1").await;
+        let ticket = bench.ask_later(&format!("GET /xylem/v1/pulls/{id}?wait_ms=1"));
+        let running = loop {
+            // Nobody brings what it fetches.
+            let message = bench.next().await;
+            if matches!(message, ToHot::Answer { .. }) {
+                break Answered::of(message, ticket);
+            }
+        };
+        assert!(running.body.contains("\"state\":\"running\""), "{}", running.body);
     });
 }
 
