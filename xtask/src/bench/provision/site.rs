@@ -145,9 +145,11 @@ impl Site {
         measure::goodput(&self.cluster.lab, REGISTRY, &self.nodes()[0])
     }
 
-    /// Ends every process but the registry, and removes what nodes have stored.
+    /// Ends every process but the registry, and removes what nodes have stored. The disk is quiet
+    /// afterwards: who is next waits for the end of its own writes, not of those before it.
     pub(super) fn clear(&mut self) -> Result<()> {
-        self.cluster.clear([self.cluster.lab.disk().join("scratch")])
+        self.cluster.clear([self.cluster.lab.disk().join("scratch")])?;
+        run::output(&mut run::command("sync")).map(drop)
     }
 
     /// Compares the files that nodes have with the blob's digest.
