@@ -228,9 +228,13 @@ impl World {
         for lane in 0..LANES_MAX {
             let here = &mut self.nodes[node as usize];
             let Some(stream) = here.lanes[lane].stream.take() else { continue };
-            self.net.close(stream);
-            let learned_ns =
-                if end == End::Silent { SILENT_RECEIVER_NS } else { self.run.delay_ns };
+            let learned_ns = if end == End::Silent {
+                self.net.vanish(stream, now_ns);
+                SILENT_RECEIVER_NS
+            } else {
+                self.net.close(stream);
+                self.run.delay_ns
+            };
             self.agenda.after(learned_ns, Item::Gone(stream));
         }
         let here = &mut self.nodes[node as usize];

@@ -54,6 +54,8 @@ struct Stream {
     sends: bool,
     /// Whether its receiver takes.
     takes: bool,
+    /// Whether nobody says any more what has arrived.
+    mute: bool,
     /// Whether it stands in its host's queue.
     queued: bool,
     /// Whether its sender wants to know when there is room.
@@ -121,6 +123,7 @@ impl Net {
             to,
             sends: true,
             takes: true,
+            mute: false,
             queued: false,
             eager: false,
             buffered: 0,
@@ -254,9 +257,21 @@ impl Net {
         std::mem::take(&mut stream.arrived)
     }
 
+    /// The receiver has vanished, and nobody says so: the sender sends until the window is full, and
+    /// waits for the network.
+    pub(super) fn vanish(&mut self, id: StreamId, now_ns: u64) {
+        let stream = self.stream_mut(id);
+        (stream.takes, stream.mute) = (false, true);
+        stream.flying += std::mem::take(&mut stream.arrived);
+        stream.closed_ns += stream.closed_from_ns.take().map_or(0, |from_ns| now_ns - from_ns);
+    }
+
     /// A chunk is here; says whether somebody is there to take it.
     pub(super) fn land(&mut self, id: StreamId, bytes: u32, now_ns: u64) -> bool {
         let stream = self.stream_mut(id);
+        if stream.mute {
+            return false;
+        }
         stream.flying -= u64::from(bytes);
         stream.carried += u64::from(bytes);
         if stream.flying + stream.buffered == 0 {
@@ -306,7 +321,8 @@ impl Net {
             // No small chunks because the window is nearly closed: it opens soon.
             if wanted == 0 || wanted > open || !stream.sends {
                 stream.queued = false;
-                stream.closed_from_ns = (wanted > open).then(|| agenda.now_ns());
+                let is_closed = wanted > open && !stream.mute;
+                stream.closed_from_ns = is_closed.then(|| agenda.now_ns());
                 continue;
             }
             stream.buffered -= wanted;
@@ -429,5 +445,22 @@ mod tests {
         assert_eq!(net.close(id), 0, "counted once");
         net.supply(id, 1_000, &mut agenda);
         assert!(!net.land(id, 1_000, now_ns), "what came instead lands in vain");
+    }
+
+    #[test]
+    fn who_has_vanished_takes_a_window_and_no_more() {
+        let (mut net, mut agenda) = (Net::new(BUFFERS), Agenda::<Wire>::new());
+        let hosts: Vec<Host> = (0..3).map(|_| net.add(link(1_000_000))).collect();
+        let streams = [1, 2].map(|to| net.open(hosts[0], hosts[to]));
+        net.vanish(streams[1], 0);
+        for id in streams {
+            net.supply(id, 500_000, &mut agenda);
+        }
+        let ends = run(&mut net, &mut agenda, 2);
+        assert_eq!(ends[0].1, 500_000);
+        assert_eq!(net.sent(hosts[0]), 510_000, "the link is the other's");
+        let now_ns = agenda.now_ns();
+        assert_eq!((net.carried(streams[1]), net.closed_ns(streams[1], now_ns)), (0, 0));
+        assert_eq!(net.busy_ns(streams[1], now_ns), now_ns, "it waits for the network");
     }
 }
