@@ -12,7 +12,7 @@
 //! when it sends less than a third of what the better quarter of its fellows have sent at their
 //! best, and has not lately sent half as much either. Acknowledgements come late from a child whose
 //! own uplink is slow, so hops to suspected nodes say nothing; nor do those to nodes that others
-//! fill, with many images at once. Children bear witness, for their downlinks could be at fault:
+//! fill, with many images at once, nor to nodes that took nothing. Children bear witness, for their downlinks could be at fault:
 //! two of them, or one that receives well from somebody else; or one alone, but that only once.
 //!
 //! Of an uplink that was fast its own best says so for a while. What tells is who is held *now*. If
@@ -87,7 +87,7 @@ struct Latest {
     /// Bytes per second, over all hops.
     rate: u64,
     rate_before: u64,
-    /// Children with which something happened, and whether the network held it up.
+    /// Children that something was sent to, and whether the network held it up.
     hops: Vec<(NodeId, bool)>,
     /// Whether it had something to send for most of the time, to each of them.
     is_busy: bool,
@@ -401,7 +401,9 @@ impl Seen {
         }
         let is_active = |step: &Step| step.bytes > 0 || step.held_us > 0;
         let active = || steps.iter().filter(|(_, step)| is_active(step));
-        let hops = active().map(|(child, step)| (*child, step.is_held())).collect();
+        // Whoever takes nothing at all may be gone: even a slow link brings something.
+        let moved = steps.iter().filter(|(_, step)| step.bytes > 0);
+        let hops = moved.map(|(child, step)| (*child, step.is_held())).collect();
         let is_busy = active().next().is_some() && active().all(|(_, step)| step.is_busy());
         let rate_before = self.latest.as_ref().map_or(0, |latest| latest.rate);
         self.latest = Some(Latest { at_ms: now_ms, rate, rate_before, hops, is_busy });

@@ -113,6 +113,24 @@ fn a_slow_uplink_is_found_in_four_reports() {
     assert_eq!(site.watch.marked(), 1);
 }
 
+/// What is sent to a node that has lost its power waits for the network for ever.
+#[test]
+fn who_sends_to_nodes_that_are_gone_is_not_slow() {
+    let mut site = Site::of(7);
+    for _ in 0..6 {
+        assert!(site.pass(&tree([FULL; 3])).is_empty());
+    }
+    let mut hops = tree([FULL; 3]);
+    for (parent, _, rate, by) in &mut hops {
+        if *parent == 2 {
+            (*rate, *by) = (0, By::Network);
+        }
+    }
+    for _ in 0..40 {
+        assert!(site.pass(&hops).is_empty());
+    }
+}
+
 /// How long after it has become slow an uplink may be found, ms.
 const SOON_MS: u64 = 5_000;
 
