@@ -5,6 +5,7 @@ mod feed;
 mod group;
 mod planted;
 mod restore;
+mod shift;
 mod tell;
 
 use std::collections::{BTreeSet, HashMap};

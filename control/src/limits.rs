@@ -29,6 +29,10 @@ pub const GROUP_OPEN_MS: u64 = 250;
 /// How long a group is left with the node that feeds it, ms, if that one sends too much.
 pub const REFEED_MS_MIN: u64 = 1_000;
 
+/// How long somebody has to send too much, ms, before a whole row of groups is fed anew, where no
+/// node is slow: while many come and go that is the case again and again.
+pub const OVERLOAD_MS_MIN: u64 = 2_000;
+
 /// Most idle seeds that are compared for one newcomer.
 pub const SEEDS_LOOKED_AT_MAX: u32 = 1024;
 

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::NodeId;
 use super::group::{Door, Feeders, Group, Index, NOWHERE};
 use super::planted::{Member, Planted};
-use crate::limits::REFEED_MS_MIN;
+use crate::limits::{OVERLOAD_MS_MIN, REFEED_MS_MIN};
 use crate::placement::{FULL, Load, Nodes, Zone};
 
 impl Planted {
@@ -83,12 +83,12 @@ impl Planted {
         least.map(|(.., node)| node)
     }
 
-    fn is_of_steward(&self, index: Index) -> bool {
+    pub(super) fn is_of_steward(&self, index: Index) -> bool {
         let steward = self.steward.and_then(|steward| self.members.get(&steward));
         steward.is_some_and(|steward| steward.group == index)
     }
 
-    fn is_steward(&self, node: NodeId) -> bool {
+    pub(super) fn is_steward(&self, node: NodeId) -> bool {
         self.steward == Some(node)
     }
 
@@ -192,7 +192,7 @@ impl Planted {
     }
 
     /// Whether a group is that of a slow node.
-    fn is_of_slow(&self, group: &Group) -> bool {
+    pub(super) fn is_of_slow(&self, group: &Group) -> bool {
         let root = group.shape.root(0).map(|root| group.node(root));
         group.door == Door::Aside && root.is_some_and(|root| !self.is_steward(root))
     }
@@ -272,6 +272,7 @@ impl Planted {
     /// nodes first: what they let go of may be just what others need. And those twice: the last of
     /// them may have got the steward that the first ones asked for.
     fn relieve_all(&mut self, wait_ms: u64, nodes: &mut Nodes) {
+        self.retire_steward();
         for slow in [true, true, false] {
             for index in self.indices() {
                 let Some(group) = self.group(index) else { continue };
@@ -288,6 +289,47 @@ impl Planted {
                 }
             }
         }
+        if self.is_shift_due(wait_ms, nodes.now_ms)
+            && self.shift(wait_ms, nodes)
+            && self.steward.is_none()
+        {
+            self.shift_hosts(nodes);
+        }
+    }
+
+    /// Whether a whole row may be fed anew: at once if there are slow nodes, for then all uplinks are
+    /// used; else room is mostly found near by, or comes with the next who join, and must have been
+    /// missing for a while.
+    fn is_shift_due(&mut self, wait_ms: u64, now_ms: u64) -> bool {
+        if !self.has_overload(wait_ms, now_ms) {
+            self.overload_ms = None;
+            return false;
+        }
+        let since_ms = *self.overload_ms.get_or_insert(now_ms);
+        let has_slow = self.steward.is_some() || !self.hosted().is_empty();
+        let is_due = has_slow || now_ms >= since_ms + OVERLOAD_MS_MIN;
+        if is_due {
+            self.overload_ms = None;
+        }
+        is_due
+    }
+
+    /// Who feeds slow nodes and happens to have nothing else to do may be in the way of others: its
+    /// group has no room for the next one then. A steward is fed by the last group.
+    fn shift_hosts(&mut self, nodes: &mut Nodes) {
+        let hosted = self.hosted();
+        if !hosted.is_empty() && self.make_steward(&BTreeSet::new(), nodes).is_some() {
+            hosted.into_iter().for_each(|index| self.host_again(index, nodes));
+            self.shift(0, nodes);
+        }
+    }
+
+    /// The groups of slow nodes that still need somebody.
+    fn hosted(&self) -> Vec<Index> {
+        let of_slow = |index: &Index| {
+            self.group(*index).is_some_and(|it| it.incomplete > 0 && self.is_of_slow(it))
+        };
+        self.indices().filter(of_slow).collect()
     }
 
     fn relieve_feeders(&mut self, index: Index, nodes: &mut Nodes) -> bool {
@@ -308,6 +350,20 @@ impl Planted {
         moved
     }
 
+    /// A steward that has nobody to feed any more is like all others.
+    fn retire_steward(&mut self) {
+        let Some(steward) = self.steward else { return };
+        let Some(member) = self.members.get(&steward) else { return };
+        let index = member.group;
+        let waits = |&fed: &Index| self.group(fed).is_some_and(|group| group.incomplete > 0);
+        if !member.feeds.iter().any(waits) {
+            self.steward = None;
+            if let Some(group) = self.group_mut(index) {
+                group.door = Door::Closed;
+            }
+        }
+    }
+
     /// Who feeds a slow node is to send to slow nodes only: the steward, if there is one.
     fn relieve_host(&mut self, index: Index, nodes: &mut Nodes) -> bool {
         let Some(group) = self.group(index) else { return false };
@@ -323,7 +379,7 @@ impl Planted {
         moves
     }
 
-    fn load_of(&self, node: NodeId) -> Load {
+    pub(super) fn load_of(&self, node: NodeId) -> Load {
         self.members.get(&node).map_or(0, |member| member.load)
     }
 }

@@ -66,6 +66,8 @@ pub(super) struct Planted {
     pub(super) numbers: HashMap<u64, Index>,
     pub(super) pool: Pool,
     pub(super) steward: Option<NodeId>,
+    /// Since when somebody has sent too much, though feeders were changed.
+    pub(super) overload_ms: Option<u64>,
     incomplete: u32,
     edges: Vec<Edge>,
 }
@@ -82,6 +84,7 @@ impl Planted {
             numbers: HashMap::new(),
             pool: Pool::default(),
             steward: None,
+            overload_ms: None,
             incomplete: 0,
             edges: Vec::new(),
         }
