@@ -71,8 +71,8 @@ pub const SLOW_SHARE: u64 = 3;
 /// more: each costs some others their parents.
 pub const SLOW_PER_MINUTE_MIN: u32 = 8;
 
-/// Nodes that may be found to be slow in [`WITNESS_MS`] because the registry sends to them faster
-/// than they send, with nobody to compare with: as many as there are roots.
+/// Nodes that may be found to be slow in [`WITNESS_MS`] because the registry sends faster than they
+/// send, with nobody to compare with: as many as there are roots, and as many that are none.
 pub const SLOW_BY_INTAKE_MAX: u32 = 2;
 
 /// How long a node is taken for slow before it gets another try, ms; doubled each time, so often.

@@ -210,6 +210,12 @@ impl Planted {
         let Some(member) = self.members.get(&node) else { return };
         let (index, fed) = (member.group, member.feeds.clone());
         let alone = self.group(index).is_some_and(|group| group.shape.len() == 1);
+        // Before this node's children get another parent: who has nobody to send to is steward, and
+        // they go to one whose uplink is known.
+        let seed = self.seed(nodes.zone(node), &BTreeSet::new(), nodes);
+        if !alone && seed.is_none() && self.steward.is_none() {
+            self.make_steward(&BTreeSet::new(), nodes);
+        }
         if !alone && self.detach(node, nodes).is_err() {
             return;
         }

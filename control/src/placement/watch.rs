@@ -4,16 +4,19 @@
 //! What a node sends at the moment does not tell: whoever waits for a slow node, because it is
 //! below it, or because the two halves of a blob must not run too far from each other, is as slow
 //! as that. But all have sent something before they had to wait. So the *best* that nodes have sent
-//! lately is compared, from one report to the next, as their kernels got rid of it. Where all roots
-//! are slow nobody has; so of a root also counts what came from the registry, but of few roots
-//! only: where downlinks are faster than uplinks it says nothing.
+//! lately is compared, from one report to the next, as their kernels got rid of it. Where slow
+//! nodes are at the top of both trees nobody has; so what roots had from the registry counts as
+//! well, but against few nodes only: where downlinks are faster than uplinks it says nothing, and
+//! many are suspected at once.
 //!
 //! A node is *suspected* when all its hops are *held*, by the network and nearly all of the time,
 //! when it sends less than a third of what the better quarter of its fellows have sent at their
 //! best, and has not lately sent half as much either. Acknowledgements come late from a child whose
-//! own uplink is slow, so hops to suspected nodes say nothing; nor do those to nodes that others
-//! fill, with many images at once, nor to nodes that took nothing. Children bear witness, for their downlinks could be at fault:
-//! two of them, or one that receives well from somebody else; or one alone, but that only once.
+//! own uplink is slow, so hops to suspected nodes say nothing. Those to nodes that were found to be
+//! slow, and so send nothing, do if these have received well: else a slow steward would stay one.
+//! Nor do hops to nodes that others fill say anything, with many images at once, nor those to nodes
+//! that took nothing. Children bear witness, for their downlinks could be at fault: two of them, or
+//! one that receives well from somebody else; or one alone, but that only once.
 //!
 //! Of an uplink that was fast its own best says so for a while. What tells is who is held *now*. If
 //! few of the fellows *crawl*, send little though they have something to send, the others are done
@@ -26,14 +29,18 @@
 //! It stays so for some minutes, and longer each time that it is found so again; then it gets
 //! another try.
 
+mod field;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::forest::NodeId;
 use crate::limits::{
     BEST_COUNTS_MS, BEST_KEPT_MS, HOP_FIRST_US, HOP_FRESH_MS, HOP_NEW_US_MAX, HOP_PERIOD_US_MIN,
-    HOPS_PER_NODE_MAX, SENDERS_MIN, SLOW_AFTER_MS, SLOW_BY_INTAKE_MAX, SLOW_KEPT_DOUBLED_MAX,
-    SLOW_KEPT_MS, SLOW_PER_MINUTE_MIN, SLOW_REPORTS_MIN, SLOW_SHARE, WITNESS_MS,
+    HOPS_PER_NODE_MAX, SLOW_AFTER_MS, SLOW_BY_INTAKE_MAX, SLOW_KEPT_DOUBLED_MAX, SLOW_KEPT_MS,
+    SLOW_PER_MINUTE_MIN, SLOW_REPORTS_MIN, SLOW_SHARE, WITNESS_MS,
 };
+
+pub use field::Field;
 
 const MINUTE_MS: u64 = 60_000;
 
@@ -120,6 +127,8 @@ struct Seen {
     lately: Best<BEST_COUNTS_MS>,
     /// Bytes per second that it had from the registry.
     intake: Best<BEST_KEPT_MS>,
+    /// Bytes per second that it had from all together.
+    received: Best<BEST_KEPT_MS>,
     suspected: Option<Suspected>,
     /// When it last bore witness alone.
     witness_ms: Option<u64>,
@@ -132,8 +141,8 @@ pub struct Watch {
     nodes: BTreeMap<NodeId, Seen>,
     /// When nodes were found to be slow in the last minute.
     found_ms: VecDeque<u64>,
-    /// When nodes were, of late, by nothing but what they had from the registry.
-    by_intake_ms: VecDeque<u64>,
+    /// When others than roots and roots were, of late, by nothing but what came from the registry.
+    by_intake_ms: [VecDeque<u64>; 2],
     marked: u32,
 }
 
@@ -157,6 +166,7 @@ impl Watch {
                 (false, None) => {}
             }
         }
+        seen.received.put(seen.receives(now_ms), now_ms);
         if !sent.is_empty() {
             seen.sent(&sent, now_ms);
         }
@@ -166,6 +176,11 @@ impl Watch {
     pub fn best(&self, node: NodeId, now_ms: u64) -> Option<u64> {
         let best = self.nodes.get(&node)?.rates.get(now_ms);
         (best > 0).then_some(best)
+    }
+
+    /// Bytes per second that a node had from the registry at its best lately.
+    pub fn intake(&self, node: NodeId, now_ms: u64) -> u64 {
+        self.nodes.get(&node).map_or(0, |seen| seen.intake.get(now_ms))
     }
 
     /// Whether a node is suspected, and not marked yet.
@@ -205,7 +220,7 @@ impl Watch {
             return false;
         }
         let slow = field.slow_fellows + field.suspects.max(1);
-        if slow > field.few() || !self.may_find(by_intake, now_ms) {
+        if slow > field.few() || !self.may_find(node, by_intake, now_ms) {
             return false;
         }
         if let Some(witness) = witness.and_then(|witness| self.nodes.get_mut(&witness)) {
@@ -257,10 +272,10 @@ impl Watch {
             latest.rate.saturating_mul(SLOW_SHARE) < than && best.saturating_mul(2) < than
         };
         let by_intake = !is_low(field.usual);
-        let usual = if by_intake { seen.intake.get(now_ms) } else { field.usual };
+        let usual = if by_intake { field.intake.max(seen.intake.get(now_ms)) } else { field.usual };
         let tells = |&&(child, _): &&(NodeId, bool)| {
             let is_full = |child: &Seen| child.is_full(usual, now_ms);
-            !self.is_in_doubt(child, now_ms) && !self.nodes.get(&child).is_some_and(is_full)
+            !self.is_in_doubt(child, usual, now_ms) && !self.nodes.get(&child).is_some_and(is_full)
         };
         let hops: Vec<_> = latest.hops.iter().filter(tells).collect();
         if hops.is_empty() {
@@ -288,18 +303,28 @@ impl Watch {
         }
     }
 
-    /// Whether a node is slow, or may be.
-    fn is_in_doubt(&self, node: NodeId, now_ms: u64) -> bool {
-        let seen = self.nodes.get(&node);
-        seen.is_some_and(|seen| seen.is_marked(now_ms) || seen.is_suspected(now_ms))
+    /// Whether what a node takes says little of who sends it: it may be slow itself. Of one that is
+    /// known to be, and so sends nothing, it tells if it has lately received well.
+    fn is_in_doubt(&self, node: NodeId, usual: u64, now_ms: u64) -> bool {
+        self.nodes.get(&node).is_some_and(|seen| {
+            let receives_well = seen.received.get(now_ms).saturating_mul(2) >= usual;
+            seen.is_suspected(now_ms) || seen.is_marked(now_ms) && !receives_well
+        })
     }
 
-    fn may_find(&mut self, by_intake: bool, now_ms: u64) -> bool {
+    fn may_find(&mut self, node: NodeId, by_intake: bool, now_ms: u64) -> bool {
         self.found_ms.retain(|at| now_ms < at + MINUTE_MS);
-        self.by_intake_ms.retain(|at| now_ms < at + WITNESS_MS);
+        let by_intake_ms = self.by_intake_ms(node, now_ms);
+        by_intake_ms.retain(|at| now_ms < at + WITNESS_MS);
+        let by_intake_found = by_intake_ms.len();
         let most = (SLOW_PER_MINUTE_MIN as usize).max(self.nodes.len() / 32);
-        self.found_ms.len() < most
-            && (!by_intake || self.by_intake_ms.len() < SLOW_BY_INTAKE_MAX as usize)
+        self.found_ms.len() < most && (!by_intake || by_intake_found < SLOW_BY_INTAKE_MAX as usize)
+    }
+
+    /// Roots and others are counted apart: a root that is slow must be found in any case.
+    fn by_intake_ms(&mut self, node: NodeId, now_ms: u64) -> &mut VecDeque<u64> {
+        let is_root = self.intake(node, now_ms) > 0;
+        &mut self.by_intake_ms[usize::from(is_root)]
     }
 
     fn mark(&mut self, node: NodeId, by_intake: bool, now_ms: u64) {
@@ -311,40 +336,8 @@ impl Watch {
         self.marked += 1;
         self.found_ms.push_back(now_ms);
         if by_intake {
-            self.by_intake_ms.push_back(now_ms);
+            self.by_intake_ms(node, now_ms).push_back(now_ms);
         }
-    }
-}
-
-/// Among whom a node is judged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Field {
-    /// What the better quarter of the nodes in its trees sent at their best, bytes per second.
-    pub usual: u64,
-    /// Nodes in its trees.
-    pub fellows: u32,
-    /// Those of them that are slow already.
-    pub slow_fellows: u32,
-    /// Those that are suspected at this moment.
-    pub suspects: u32,
-    /// Those that crawl, by [`Watch::crawls`].
-    pub crawl: u32,
-}
-
-impl Field {
-    /// What is usual where nodes have sent so much at their best, if these are enough to tell; puts
-    /// them in order.
-    pub fn usual(bests: &mut [u64]) -> u64 {
-        if bests.len() < SENDERS_MIN as usize {
-            return 0;
-        }
-        bests.sort_unstable();
-        bests[bests.len() * 3 / 4]
-    }
-
-    /// How many may be slow: where more than a quarter are, slow is what they are.
-    const fn few(&self) -> u32 {
-        self.fellows.div_ceil(4)
     }
 }
 
@@ -420,10 +413,14 @@ impl Seen {
     /// Whether it receives nearly as much in all as the best send: who sends to it has to wait for
     /// its downlink.
     fn is_full(&self, usual: u64, now_ms: u64) -> bool {
+        self.receives(now_ms).saturating_mul(4) >= usual.saturating_mul(3)
+    }
+
+    /// Bytes per second that come from all together.
+    fn receives(&self, now_ms: u64) -> u64 {
         let is_fresh = |track: &&Track| track.seen_ms.is_some_and(|at| now_ms <= at + HOP_FRESH_MS);
         let rates = self.takes.values().filter(is_fresh).map(|track| track.rate);
-        let taken = rates.fold(0_u64, u64::saturating_add);
-        taken.saturating_mul(4) >= usual.saturating_mul(3)
+        rates.fold(0_u64, u64::saturating_add)
     }
 
     /// Whether it receives from somebody else at such a rate as others send.

@@ -116,6 +116,7 @@ impl State {
                 field.fellows += 1;
                 field.slow_fellows += u32::from(self.forest.is_slow(node));
                 field.suspects += u32::from(watch.is_suspected(node, now_ms));
+                field.intake = field.intake.max(watch.intake(node, now_ms));
                 bests.extend(watch.best(node, now_ms));
             }
             field.usual = Field::usual(&mut bests);

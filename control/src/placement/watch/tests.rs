@@ -57,11 +57,12 @@ impl Site {
         let suspects = u32::try_from(suspected.count()).unwrap();
         let crawl = heard.keys().filter(|&&node| self.watch.crawls(node, usual, now_ms));
         let crawl = u32::try_from(crawl.count()).unwrap();
+        let intake = heard.keys().map(|&node| self.watch.intake(node, now_ms)).max().unwrap_or(0);
         let mut found = Vec::new();
         for &node in heard.keys() {
             let slow_fellows = self.watch.marked();
             let fellows = self.fellows;
-            let field = Field { usual, fellows, slow_fellows, suspects, crawl };
+            let field = Field { usual, intake, fellows, slow_fellows, suspects, crawl };
             if self.watch.judge(node, field, self.now_ms) {
                 found.push(node.0);
             }
