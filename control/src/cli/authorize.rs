@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use reqwest::StatusCode;
 use xylem_protocol::challenge::{Challenge, TokenAnswer};
+use xylem_protocol::limits::SMALL_ANSWER_MAX;
 use xylem_protocol::names::Reference;
 
 use super::client::{Client, ClientError, Peer};
@@ -145,9 +146,20 @@ impl Door<'_> {
         if !status.is_success() {
             return Err(AuthorizeError::Refused { realm: realm.to_owned(), status });
         }
-        let answer: TokenAnswer = answer.json().await.map_err(|_| none())?;
-        authorization(answer).ok_or_else(none)
+        given(answer).await.and_then(authorization).ok_or_else(none)
     }
+}
+
+/// What a token service says, if that is a token and not endless.
+async fn given(mut answer: reqwest::Response) -> Option<TokenAnswer> {
+    let mut whole = Vec::new();
+    while let Some(part) = answer.chunk().await.ok()? {
+        whole.extend_from_slice(&part);
+        if whole.len() > SMALL_ANSWER_MAX {
+            return None;
+        }
+    }
+    serde_json::from_slice(&whole).ok()
 }
 
 fn authorization(answer: TokenAnswer) -> Option<Authorization> {
@@ -181,6 +193,16 @@ mod tests {
         for other in ["", "Bearer", "Digest realm=\"x\""] {
             assert!(matches!(parse(other), Asked::Other(_)), "{other}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_token_service_is_not_listened_to_for_ever() {
+        let of = async |name: usize| {
+            let text = format!(r#"{{"{}": 1, "token": "t"}}"#, "x".repeat(name));
+            given(axum::http::Response::new(text).into()).await
+        };
+        assert!(of(100).await.is_some());
+        assert!(of(SMALL_ANSWER_MAX).await.is_none());
     }
 
     #[test]
