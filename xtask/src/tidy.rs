@@ -31,7 +31,15 @@ struct Text {
 
 impl Text {
     fn is_rust(&self) -> bool {
-        Path::new(&self.path).extension().is_some_and(|extension| extension == "rs")
+        self.has_extension("rs")
+    }
+
+    fn is_page(&self) -> bool {
+        self.has_extension("md")
+    }
+
+    fn has_extension(&self, extension: &str) -> bool {
+        Path::new(&self.path).extension().is_some_and(|its| its == extension)
     }
 
     fn finding(&self, line: usize, rule: &'static str, remedy: impl Into<String>) -> Finding {

@@ -149,7 +149,7 @@ impl Report {
     pub(super) fn publish(&self, bench: &str, title: &str, body: &str) -> Result<()> {
         let sentence = self.machine.sentence();
         let dirty = self.machine.revision().ends_with("-dirty");
-        let note = if dirty { " The sources had changes that were not committed." } else { "" };
+        let note = if dirty { "\nThe sources had changes that were not committed." } else { "" };
         self.write(&format!("{bench}.md"), &format!("# {title}\n\n{sentence}{note}\n\n{body}"))?;
         let Some(page) = &self.page else { return Ok(()) };
         let name = self.directory.file_name().context("a directory without a name")?;
@@ -159,7 +159,7 @@ impl Report {
         let body = body.replace("\n## ", "\n#### ");
         let raw = format!("Raw lines, pictures, machine: [benchmarks/{name}](benchmarks/{name}).");
         let text = fs::read_to_string(page).with_context(|| format!("no {PAGE}"))?;
-        let block = format!("{sentence}{note} {raw}\n\n{}", body.trim_end());
+        let block = format!("{sentence}{note}\n{raw}\n\n{}", body.trim_end());
         fs::write(page, between_marks(&text, bench, &block)?).context("cannot write the page")
     }
 }

@@ -1,4 +1,5 @@
-//! The rules for every text file: how lines end, and that nothing in it belongs to one machine.
+//! The rules for every text file: how lines end, how long those of a page are, and that nothing in
+//! it belongs to one machine.
 
 use super::{Finding, Text};
 
@@ -16,8 +17,12 @@ const FOREIGN: [(&str, &str); 9] = [
     ("sub", "agent"),
 ];
 
+/// Longest line of a page, characters: two of them fit side by side on a screen.
+const PAGE_COLUMNS_MAX: usize = 120;
+
 /// Checks one file.
 pub(super) fn check(file: &Text, findings: &mut Vec<Finding>) {
+    columns(file, findings);
     let foreign = FOREIGN.map(|(a, b)| format!("{a}{b}"));
     for (index, line) in file.text.split('\n').enumerate() {
         if line.ends_with([' ', '\t', '\r']) {
@@ -38,6 +43,21 @@ pub(super) fn check(file: &Text, findings: &mut Vec<Finding>) {
     }
 }
 
+/// Rows of tables and pictures cannot be broken.
+fn columns(file: &Text, findings: &mut Vec<Finding>) {
+    if !file.is_page() {
+        return;
+    }
+    for (index, line) in file.text.lines().enumerate() {
+        let columns = line.chars().count();
+        let whole = line.starts_with('|') || line.starts_with("![");
+        if columns > PAGE_COLUMNS_MAX && !whole {
+            let remedy = format!("{columns} columns: break the line before {PAGE_COLUMNS_MAX}");
+            findings.push(file.finding(index + 1, "columns", remedy));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,6 +71,15 @@ mod tests {
         assert_eq!(rules(check, "a", "x\r\ny\n"), ["line end"]);
         assert_eq!(rules(check, "a", "x\ny"), ["file end"]);
         assert_eq!(rules(check, "a", "x\n\n"), ["file end"]);
+    }
+
+    #[test]
+    fn lines_of_a_page_fit() {
+        let long = "x ".repeat(60) + "x\n";
+        assert_eq!(rules(check, "a.md", &long), ["columns"]);
+        assert!(rules(check, "a.md", &long[2..]).is_empty());
+        assert!(rules(check, "a.md", &format!("| {long}![{long}")).is_empty());
+        assert!(rules(check, "a.txt", &long).is_empty());
     }
 
     #[test]
