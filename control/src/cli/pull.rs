@@ -18,7 +18,7 @@ use super::table::bytes;
 use super::{CliError, one_line, print, print_json};
 
 /// How often the node is asked how far it is. It answers sooner once it has all.
-const POLL_MS: u64 = 100;
+const POLL_MS: u64 = 250;
 
 /// What was typed.
 #[derive(Debug)]
