@@ -257,8 +257,8 @@ impl Net {
         std::mem::take(&mut stream.arrived)
     }
 
-    /// The receiver has vanished, and nobody says so: the sender sends until the window is full, and
-    /// waits for the network.
+    /// The receiver has vanished, and nobody says so: the sender sends until the window is full,
+    /// and waits for the network.
     pub(super) fn vanish(&mut self, id: StreamId, now_ns: u64) {
         let stream = self.stream_mut(id);
         (stream.takes, stream.mute) = (false, true);

@@ -303,9 +303,9 @@ impl Planted {
         }
     }
 
-    /// Whether a whole row may be fed anew: at once if there are slow nodes, for then all uplinks are
-    /// used; else room is mostly found near by, or comes with the next who join, and must have been
-    /// missing for a while.
+    /// Whether a whole row may be fed anew: at once if there are slow nodes, for then all uplinks
+    /// are used; else room is mostly found near by, or comes with the next who join, and must have
+    /// been missing for a while.
     fn is_shift_due(&mut self, wait_ms: u64, now_ms: u64) -> bool {
         if !self.has_overload(wait_ms, now_ms) {
             self.overload_ms = None;
